@@ -31,7 +31,9 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 
 def _out_of_bounds(name: str, value: Any, bounds: dict[str, float]) -> OptionError:
-    allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
+    allowed = " and ".join(
+        f"{_BOUNDS[key][0]} {limit if isinstance(limit, int) else f'{limit:g}'}" for key, limit in bounds.items()
+    )
     return OptionError(f"must be {allowed}", option=name, value=value)
 
 

@@ -14,16 +14,18 @@ from cyclopts import App, CycloptsError, Group
 
 from diffkit._version import __version__
 from diffkit.cli.parsing import importing
-from diffkit.cli.parsing.commands import Command, built_in, table
+from diffkit.cli.parsing.commands import built_in, load, table
 from diffkit.cli.parsing.docstrings import plain
 from diffkit.cli.parsing.request import as_toml, look, resolve
 from diffkit.cli.parsing.signature import plain_text
-from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.shared.device import check_device
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
-from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
+from diffkit.cli.shared.torch_errors import torch_errors
 from diffkit.errors import DiffkitError, OptionError
+from diffkit.registry import Entry
+from diffkit.registry.listing import docstring_of, summary_of
 from diffkit.runtime.output import log, printable, results, safe_output, show
 
 DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -122,7 +124,7 @@ def _dispatch(words: Sequence[str]) -> None:
         commands = table()
         root, name = _parsed(commands, words)
     if name in commands:
-        _run_command(commands[name], root, words[len(name.split()) :])
+        _run_command(name, commands[name], root, words[len(name.split()) :])
     elif _VERSION in words[:1]:
         show(__version__)
     elif set(words[-1:]) & set(_HELP) or not words:
@@ -131,33 +133,25 @@ def _dispatch(words: Sequence[str]) -> None:
         _refuse_command(root, words, name)
 
 
-def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
-    module, app = command.load(), reduce(getitem, command.name.split(), root)
-    request = look(command.name, module.SPEC, words)
+def _run_command(name: str, command: Entry, root: App, words: Sequence[str]) -> None:
+    module, app = load(command), reduce(getitem, name.split(), root)
+    request = look(name, module.SPEC, words)
     if set(words) & set(_HELP):
         request.sign_for_help(app)
-        app.help = "\n\n".join(" ".join(each.split()) for each in plain(command.docstring).split("\n\n"))
+        app.help = "\n\n".join(" ".join(each.split()) for each in plain(docstring_of(command.value)).split("\n\n"))
         with results():
             app.help_print([])
         return
     with as_cli_flags(request.options):
         parsed, print_only = resolve(request, app)
         if print_only:
-            show(as_toml(request, parsed).removesuffix("\n"))
+            show(as_toml(request.spec, parsed).removesuffix("\n"))
             return
-        check_not_its_own_input(parsed)
-        _check_device(parsed)
-        check_extras(command.name, parsed)
-        with memory_errors(request.options), compiler_errors():
+        check_not_its_own_input(request.options, parsed)
+        check_device(parsed.values.get("device"))
+        check_extras(name, parsed)
+        with torch_errors(request.options):
             module.run(parsed)
-
-
-def _check_device(parsed: ParsedOptions) -> None:
-    """Refuse a device that is not here before the command reads or writes anything."""
-    if parsed.values.get("device") is not None:
-        from diffkit.cli.shared.device import check_device  # which needs torch
-
-        check_device(parsed.values["device"])
 
 
 def _refuse_command(root: App, words: Sequence[str], name: str) -> None:
@@ -205,7 +199,7 @@ def _root(commands: Collection[str]) -> App:
 def _print_overview(root: App, words: Sequence[str]) -> None:
     """Print the page of ``diffkit --help``: commands with what they do, read from their files."""
     for name, command in table().items():
-        reduce(getitem, name.split(), root).help = command.one_line
+        reduce(getitem, name.split(), root).help = summary_of(command)
     with results():
         root.help_print([word for word in words if word not in _HELP])
 

@@ -197,6 +197,10 @@ def _list_source(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]
     """Return the names of a source's images, and of the other files with the reason why they are not used."""
     if _is_zip(source):
         return list_members(source)
+    if not source.is_dir():
+        found = "a file" if source.exists() else "not there"
+        made = "which diffkit data import makes of other data"
+        raise DataError(f"{printable(source)} is {found}; name a folder or .zip of images, {made}")
     listing = list_images(source)
     listing.check_any(source)
     names = [path.relative_to(source).as_posix() for path in listing.files]

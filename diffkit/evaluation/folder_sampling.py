@@ -27,8 +27,6 @@ from diffkit.training.lock import RunLock
 from diffkit.training.precision import computing_in
 
 FORMATS = ("png", "grid", "npz")
-MOST = 10_000_000
-"""Samples that one folder takes: each is a file, and the list of what is to be done lies in memory."""
 
 
 def sample_folder(

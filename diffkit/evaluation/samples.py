@@ -13,7 +13,7 @@ from diffkit.data.base import Data
 from diffkit.data.folder import list_images
 from diffkit.data.images import upright_size
 from diffkit.data.loading import source_for
-from diffkit.errors import DataError
+from diffkit.errors import DataError, Fix
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.images import need_pillow, open_image, to_integers
 from diffkit.system.call_options import JobOptions, shows_options
@@ -79,24 +79,26 @@ def read_samples(
     if not path.is_dir():
         options = {"labels": labels or None, "layout": layout}
         return source_for(path, **{name: value for name, value in options.items() if value is not None}).open()
-    found = _image_kinds(path)
-    if size is None and len({kind[:2] for kind in found}) > 1:
-        some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
-        raise DataError(
-            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized",
-            fix={"size": next(iter(found))[0]},
-        )
-    height, width, _ = next(iter(found))
+    found = image_kinds(path)
+    if size is None:
+        size = one_size(path, found, "metrics depend on how they are resized", {"size": next(iter(found))[0]})
     channels = 3 if any(kind[2] == 3 for kind in found) else 1
-    return source_for(
-        path, size=size if size is not None else (height, width), channels=channels, on_error=on_error
-    ).open()
+    return source_for(path, size=size, channels=channels, on_error=on_error).open()
 
 
 _Kind = tuple[int, int, int]
 
 
-def _image_kinds(folder: Path) -> Mapping[_Kind, Path]:
+def one_size(folder: Path, kinds: Mapping[_Kind, Path], advice: str, fix: Fix = ()) -> tuple[int, int]:
+    """Return height and width of the images of a folder, which are of these kinds; raise if there are several sizes."""
+    height, width, _ = next(iter(kinds))
+    if any(kind[:2] != (height, width) for kind in kinds):
+        some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(kinds.items())[:_SHOWN])
+        raise DataError(f"the images of {str(folder)!r} have several sizes: {some}; {advice}", fix=fix)
+    return height, width
+
+
+def image_kinds(folder: Path) -> Mapping[_Kind, Path]:
     """Return height, width and channels of the images of a folder, each with its first file; reads headers only."""
     need_pillow("reading image files")
     found: dict[_Kind, Path] = {}

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from diffkit.data.base import Data, scale_images
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.samples import image_kinds, one_size
 from diffkit.evaluation.saved import Saved
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.finite import check_finite
-from diffkit.runtime.images import open_image, pixels
+from diffkit.runtime.images import pixels
 from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
 
@@ -114,7 +115,8 @@ def pictures(path: Path, channels: int) -> Data:
     from diffkit.data.loading import source_for
 
     if path.is_dir():
-        return source_for(path, size=_one_size(path), channels=channels).open()
+        size = one_size(path, image_kinds(path), "enlarge those of each size alone")
+        return source_for(path, size=size, channels=channels).open()
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _one(path, channels)
     return (source_for(path, labels=True) if has_labels(path) else source_for(path)).open()
@@ -141,27 +143,6 @@ def has_labels(path: Path) -> bool:
             return "arr_1" in arrays
     except Exception:  # NumPy may raise any error at a damaged file; opening it reports the fault
         return False
-
-
-def _one_size(folder: Path) -> tuple[int, int]:
-    """Height and width of the pictures of a folder; reads headers only."""
-    from diffkit.data.folder import list_images
-    from diffkit.data.images import upright_size
-
-    found: dict[tuple[int, int], Path] = {}
-    for file in list_images(folder).files:
-        try:
-            with open_image(file) as opened:
-                size = upright_size(opened)
-        except Exception:  # Pillow may raise any error; reading the data will name the file
-            continue
-        found.setdefault(size, file)
-    if len(found) == 1:
-        return next(iter(found))
-    if not found:
-        raise DataError(f"{str(folder)!r} holds no readable image")
-    some = ", ".join(f"{sized(size)} ({file.name})" for size, file in list(found.items())[:3])
-    raise DataError(f"the pictures of {str(folder)!r} have several sizes: {some}; enlarge those of each size alone")
 
 
 def check_low_res(saved: Saved, path: Path | None) -> None:

@@ -13,10 +13,10 @@ from diffkit.registry.kinds import KINDS as KINDS
 from diffkit.registry.kinds import OFFERED as OFFERED
 from diffkit.registry.kinds import SLOTS as SLOTS
 from diffkit.registry.kinds import Kind as Kind
+from diffkit.registry.listing import describe as describe
 from diffkit.registry.lookup import Entry as Entry
 from diffkit.registry.lookup import Provenance as Provenance
 from diffkit.registry.lookup import Registry as Registry
-from diffkit.registry.lookup import describe as describe
 from diffkit.registry.lookup import faults as faults
 from diffkit.registry.lookup import refresh as refresh
 from diffkit.registry.lookup import registry as registry

@@ -44,7 +44,7 @@ from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized
 from diffkit.registry.entry_points import canonical as canonical
-from diffkit.registry.kinds import KINDS, OFFERED, Kind
+from diffkit.registry.kinds import OFFERED, Kind
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -361,16 +361,6 @@ def refresh() -> None:
 def faults() -> tuple[str, ...]:
     """Return one sentence for each piece of installed metadata that was skipped because it is malformed."""
     return _scan.faults()
-
-
-def describe(kind: str | None = None) -> str:
-    """Return a table of all parts (or those of one kind): kind, name, origin, version, remarks."""
-    rows = [("kind", "name", "origin", "version", "")]
-    for k in KINDS if kind is None else (kind,):
-        for e in registry(k).entries():
-            rows.append((k, e.name, e.origin, e.version, f"shadowed; use {e.qualified}" if e.shadowed else ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def installed(kind: str) -> tuple[Point, ...]:

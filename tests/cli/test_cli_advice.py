@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import diffkit.cli
-from diffkit.cli.parsing.commands import table
+from diffkit.cli.parsing.commands import load, table
 from diffkit.cli.parsing.request import look
 
 FOLDER = Path(diffkit.cli.__file__).parent
@@ -24,7 +24,7 @@ _WORD = re.compile(r"(?<![\w-])(--[a-z][\w.-]*)|\bdiffkit ([a-z-]+(?: check| imp
 @cache
 def flags(name: str) -> frozenset[str]:
     """Every option of a command, with those of any data it can read."""
-    spec = table()[name].load().SPEC
+    spec = load(table()[name]).SPEC
     slots = [kind for kind in ("data", "val") if kind in spec.slots]
     lines: list[list[str]] = [[]] + [[f"--{kind}", source] for kind in slots for source in SOURCES]
     if "guidance" in spec.slots:

@@ -9,6 +9,7 @@ import torch
 from cli_support import Command, Refused
 
 from diffkit.cli.parsing import commands
+from diffkit.cli.parsing.request import look
 
 LINES = {
     "edit": ["RUN", "PICTURES"],
@@ -26,8 +27,8 @@ LINES = {
 
 
 def test_every_command_with_a_device_is_here():
-    spec = {name: commands.table()[name].load().SPEC.options.values() for name in commands.table()}
-    having = {n for n, classes in spec.items() if any(f.name == "device" for c in classes for f in c.__attrs_attrs__)}
+    options = {name: look(name, commands.load(command).SPEC, []).options for name, command in commands.table().items()}
+    having = {name for name, each in options.items() if "device" in [option.key for option in each]}
     assert having == {*LINES}
 
 

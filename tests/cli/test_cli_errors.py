@@ -340,7 +340,7 @@ def test_an_option_is_not_the_value_of_the_one_before(refused: Refused, tmp_path
     """Or ``--print-config`` behind an option without its value would begin a run."""
     for words in (["--device", "--print-config"], ["--out", "--print-config"], ["--track", "--steps=3"]):
         text = refused("train", "--data", "digits", "--out", tmp_path / "x", "--steps", "9", *words)
-        assert text.startswith(f"{words[0]} needs a value, got the option {words[1]}; write {words[0]}={words[1]}")
+        assert text.flags == words[:1] and "requires an argument" in text
     assert not (tmp_path / "x").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import diffkit
-from diffkit.cli.parsing.commands import table
+from diffkit.cli.parsing.commands import load, table
 from diffkit.cli.parsing.options import options_of
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.request import look, resolve
@@ -112,7 +112,7 @@ def test_every_option_is_there_and_takes_the_value(
     (tmp_path / "pictures").mkdir()
     (tmp_path / "base.npz").touch()
     line = words.split()
-    parsed, _ = resolve(look(command, table()[command].load().SPEC, [*without_named(NEEDED[command], line), *line]))
+    parsed, _ = resolve(look(command, load(table()[command]).SPEC, [*without_named(NEEDED[command], line), *line]))
     assert parsed.values or parsed.parts
 
 
@@ -120,7 +120,7 @@ def known() -> set[str]:
     """Every option of any command, of any part."""
     found = {"-n", "--config", "--print-config", "--preset", "--help"}
     for name in table():
-        spec = table()[name].load().SPEC
+        spec = load(table()[name]).SPEC
         options = [option for cls in spec.options.values() for option in options_of(cls)]
         found |= {option.flag for option in options} | {option.negative for option in options}
         found |= {f"--{kind}" for kind in spec.slots}

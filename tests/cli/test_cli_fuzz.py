@@ -19,7 +19,7 @@ from PIL import Image
 
 import diffkit
 from diffkit.__main__ import main
-from diffkit.cli.parsing.commands import built_in
+from diffkit.cli.parsing.commands import built_in, load
 from diffkit.cli.parsing.request import look
 from diffkit.errors import OptionError
 from diffkit.registry import registry
@@ -201,7 +201,7 @@ ANYTHING += ["mask.png", "data.npz", "x.npz", "x.json", "npz", "all", "karras4",
 def any_line(choose: random.Random) -> list[str]:
     """A line of any command that ends soon, with some of its options, most of them wrong."""
     name = choose.choice([each for each in built_in() if each not in ("demo", "explain", "report", "size", "list")])
-    spec = built_in()[name].load().SPEC
+    spec = load(built_in()[name]).SPEC
     slots = [f"--{kind}=data.npz" for kind in ("data", "val") if kind in spec.slots and choose.random() < 0.8]
     for kind in sorted(set(spec.slots) - {"data", "val"}):
         slots += [f"--{kind}={choose.choice(registry(kind).built_in_names())}"] if choose.random() < 0.3 else []

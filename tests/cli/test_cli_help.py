@@ -11,6 +11,7 @@ from cli_support import Command
 
 from diffkit.cli.parsing import commands
 from diffkit.registry import registry
+from diffkit.registry.listing import summary_of
 from diffkit.spacing.files import GRIDS
 
 PROBE = """
@@ -88,8 +89,8 @@ def test_version(command: Command):
 def test_every_option_of_every_command_is_explained(name: str):
     from diffkit.cli.parsing.request import look
 
-    assert commands.table()[name].one_line
-    for option in look(name, commands.table()[name].load().SPEC, []).options:
+    assert summary_of(commands.table()[name])
+    for option in look(name, commands.load(commands.table()[name]).SPEC, []).options:
         assert option.about(), f"{name}: {option.flag} has no help"
 
 
@@ -117,7 +118,9 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
 def test_help_shows_every_character_of_a_text(command: Command):
     from diffkit.cli.parsing.request import look
 
-    texts = "".join(option.about() for option in look("train", commands.table()["train"].load().SPEC, []).options)
+    texts = "".join(
+        option.about() for option in look("train", commands.load(commands.table()["train"]).SPEC, []).options
+    )
     shown = command("train", "--help").out
     assert {c: shown.count(c) for c in "*{"} == {c: texts.count(c) for c in "*{"}
     assert '"*.bias:weight_decay=0,out.*:lr=1e-5"' in shown

@@ -27,5 +27,5 @@ def test_options_have_no_name_twice():
     from diffkit.cli.parsing.request import look
 
     for name in commands.table():
-        flags = [option.flag for option in look(name, commands.table()[name].load().SPEC, []).options]
+        flags = [option.flag for option in look(name, commands.load(commands.table()[name]).SPEC, []).options]
         assert len(flags) == len(set(flags)), name

@@ -96,7 +96,7 @@ def test_a_package_of_every_kind(folder, installed, capsys):
         assert readme.count(f"**{kind} `made`**: ") == 1
     for line in re.findall(r"`diffkit (check[^`]+)`", readme):
         name, *words = line.split()
-        parsed, _ = resolve(look(name, _commands.table()[name].load().SPEC, words))
+        parsed, _ = resolve(look(name, _commands.load(_commands.table()[name]).SPEC, words))
         assert parsed.values["name"] == "made"
     assert main(["list", "guidance"]) == 0
     assert "Move the mean of each example towards a value" in capsys.readouterr().out

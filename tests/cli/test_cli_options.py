@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import NOTHING
 
-from diffkit.cli.parsing.commands import built_in
+from diffkit.cli.parsing.commands import built_in, load
 from diffkit.cli.parsing.options import Option
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.request import look
@@ -25,7 +25,7 @@ LISTING = Path(__file__).with_name("options.txt")
 
 def listed() -> Iterator[str]:
     for name, command in sorted(built_in().items()):
-        spec = command.load().SPEC
+        spec = load(command).SPEC
         own = [option for option in look(name, spec, []).options if len(option.path) == 1]
         yield from sorted(f"{name} {line(option, spec.defaults)}" for option in own)
     for kind in sorted(KINDS):

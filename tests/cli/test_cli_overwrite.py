@@ -10,7 +10,8 @@ from cli_support import Command, Refused
 from PIL import Image
 
 import diffkit
-from diffkit.cli.parsing.commands import table
+from diffkit.cli.parsing.commands import load, table
+from diffkit.cli.parsing.request import look
 from diffkit.evaluation.sample_folder import overview
 
 FILES = {
@@ -52,7 +53,7 @@ def lines(table: dict) -> list[tuple[str, tuple[str, ...], str, str]]:
 def test_every_command_that_writes_is_here():
     writing = set()
     for name in table():
-        fields = {field.name for cls in table()[name].load().SPEC.options.values() for field in cls.__attrs_attrs__}
+        fields = {option.key for option in look(name, load(table()[name]).SPEC, []).options}
         if fields & WRITTEN:
             writing.add(name)
             assert "overwrite" in fields or name in OTHERWISE, name

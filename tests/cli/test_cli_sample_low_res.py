@@ -108,7 +108,7 @@ def test_grey_pictures_and_pictures_of_several_sizes(command: Command, refused: 
     assert arrays(tmp_path / "a").shape == (1, 8, 8, 3)
     (pictures / "b.png").write_bytes(png(np.zeros((3, 4, 3), np.uint8)))
     assert refused(*words, "--out", tmp_path / "b") == (
-        f"the pictures of {str(pictures)!r} have several sizes: 4x4 (a.png), 4x3 (b.png); "
+        f"the images of {str(pictures)!r} have several sizes: 4x4 (a.png), 4x3 (b.png); "
         "enlarge those of each size alone"
     )
     for path in pictures.iterdir():

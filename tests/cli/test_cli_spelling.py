@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_support import Refused
 
-from diffkit.cli.parsing.commands import table
+from diffkit.cli.parsing.commands import load, table
 from diffkit.cli.parsing.request import look
 from diffkit.cli.parsing.spelling import in_flags
 from diffkit.errors import Message, Setting
@@ -17,7 +17,7 @@ from diffkit.errors import Message, Setting
 def options(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("data") / "pictures.npz"
     path.touch()
-    return look("train", table()["train"].load().SPEC, ["--data", str(path), "--out", "o", "--steps", "1"]).options
+    return look("train", load(table()["train"]).SPEC, ["--data", str(path), "--out", "o", "--steps", "1"]).options
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffkit.cli.parsing import importing
-from diffkit.cli.parsing.commands import table
+from diffkit.cli.parsing.commands import load, table
 from diffkit.cli.parsing.request import look, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_a_command_is_taken(line: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert files == ([Path("parts.py")] if "--import" in line else [])
     if files:  # which is nobody's here
         words = [word.replace("logistic", "cosine") for word in words]
-    parsed, _ = resolve(look(words[1], table()[words[1]].load().SPEC, words[2:]))
+    parsed, _ = resolve(look(words[1], load(table()[words[1]]).SPEC, words[2:]))
     assert parsed.values
 
 
@@ -43,6 +43,6 @@ def test_there_are_commands():
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[a-z][\w.-]*)", PAGE))))
 def test_an_option_is_one_of_train_or_sample(option: str):
     words = {"train": ["--optimizer", "muon", "--lr-schedule", "wsd"], "sample": [], "runs": []}
-    known = {o.flag for name in words for o in look(name, table()[name].load().SPEC, words[name]).options}
-    negative = {o.negative for name in ("train", "sample") for o in look(name, table()[name].load().SPEC, []).options}
+    known = {o.flag for name in words for o in look(name, load(table()[name]).SPEC, words[name]).options}
+    negative = {o.negative for name in ("train", "sample") for o in look(name, load(table()[name]).SPEC, []).options}
     assert option in known | negative | {importing.FLAG}

@@ -15,7 +15,6 @@ from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.data.sources._images import check_labels_option, image_size
-from diffkit.errors import DataError
 from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
 
@@ -56,7 +55,6 @@ def run(parsed: ParsedOptions) -> None:
     if options.source.suffix in (".npz", ".npy") and options.source.is_file():
         _check_arrays(options, parsed)
         return
-    _check_source(options.source)
     parsed.refuse(f"{{}} is for a .npz or .npy file; leave it out for {options.source}", "layout")
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
@@ -81,20 +79,3 @@ def _check_arrays(options: Options, parsed: ParsedOptions) -> None:
     show(f"{options.source}: {described(data)}")
     if (values := range_of(data)) and values.remark:
         show(f"note: {values.remark}")
-
-
-def _check_source(source: Path) -> None:
-    """Refuse anything but a folder or .zip of images, with advice."""
-    from diffkit.data.loading import registered_name
-
-    if source.is_dir() or (source.suffix == ".zip" and source.is_file()):
-        return
-    wanted = "name a folder or .zip of images"
-    if source.exists():
-        raise DataError(f"{source} is a file; {wanted} (other files are checked when they are read)")
-    if registered_name(str(source)):
-        raise DataError(
-            f"{source} is data with a name of its own, which is checked when it is read; {wanted}, "
-            f"or make one: diffkit data import --data {source} --to FOLDER"
-        )
-    raise DataError(f"{source} is not there; {wanted}")

@@ -119,9 +119,7 @@ def run(parsed: ParsedOptions) -> None:
     if stored is not None:
         stored.check_extractor(network)
     data = None if stored is not None else opened(parsed)
-    samples = None
-    if options.samples is not None:
-        samples = (_drawn if system else _read)(options.samples, options, parsed, network, stored, data)
+    samples = _samples(options, parsed, system, network, stored, data)
     each: dict[str, Any] = {"batch_size": options.batch_size, "device": where, "progress": True}
     reference = Reference.build(data, network, **each) if data is not None else stored
     assert reference is not None
@@ -139,62 +137,45 @@ def run(parsed: ParsedOptions) -> None:
             found.save(options.out)
 
 
-def _read(
-    path: Path, options: Options, parsed: ParsedOptions, network: Extractor, stored: Reference | None, real: Data | None
-) -> Data:
-    """Read samples, which can be measured."""
-    from diffkit.evaluation.samples import read_samples
-
-    size = None if options.size is None else (options.size[0], options.size[-1])
-    data = read_samples(path, size=size, on_error=options.on_error, layout=options.layout)
-    _check_measurable(data.shape, len(data), options, network, stored, real)
-    return data
-
-
-def _drawn(
-    path: Path, options: Options, parsed: ParsedOptions, network: Extractor, stored: Reference | None, real: Data | None
-) -> Data:
-    """Draw samples of a saved system, once it is clear that they can be measured."""
-    from diffkit.cli.shared.device import device
-    from diffkit.data.matching import match_classes
-    from diffkit.evaluation.samples import draw_samples
-    from diffkit.evaluation.saved import load
-
-    saved = load(path, device(options.device))
-    if saved.low_res_channels:
-        raise OptionError(
-            "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
-        )
-    count = DRAWN if options.num is None else options.num
-    _check_measurable(saved.system.data_shape, count, options, network, stored, real)
-    if real is not None and saved.num_classes is not None:
-        match_classes(real, saved.classes)  # which it draws all of
-    return draw_samples(
-        saved.system,
-        count,
-        source=f"samples of {path}",
-        batch_size=options.batch_size,
-        seed=options.seed,
-        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler"), y=saved.labels((), count)),
-    )
-
-
-def _check_measurable(
-    shape: tuple[int, ...],
-    count: int,
+def _samples(
     options: Options,
+    parsed: ParsedOptions,
+    system: bool,
     network: Extractor,
     stored: Reference | None,
     real: Data | None,
-) -> None:
-    """Raise unless so many samples of a shape can be measured."""
+) -> Data | None:
+    """The samples, if there are any: read, or drawn from a saved system once it is clear that they can be measured."""
     from diffkit.cli.shared.device import device
+    from diffkit.data.matching import match_classes
     from diffkit.evaluation.compare import check_count, check_metrics
+    from diffkit.evaluation.samples import draw_samples, read_samples
+    from diffkit.evaluation.saved import load
 
-    metrics = options.metrics or None
-    check_metrics(metrics, network, shape, stored, device(options.device), None if real is None else real.shape)
+    if options.samples is None:
+        return None
+    where, metrics = device(options.device), options.metrics or None
+    saved = load(options.samples, where) if system else None
+    if saved is None:
+        size = None if options.size is None else (options.size[0], options.size[-1])
+        found = read_samples(options.samples, size=size, on_error=options.on_error, layout=options.layout)
+        shape, count = found.shape, len(found)
+    elif saved.low_res_channels:
+        raise OptionError(
+            "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
+        )
+    else:
+        shape, count = saved.system.data_shape, DRAWN if options.num is None else options.num
+    check_metrics(metrics, network, shape, stored, where, None if real is None else real.shape)
     with within(count="num"):
         check_count(options.num, count, metrics, stored, options.neighbours)
+    if saved is None:
+        return found
+    if real is not None and saved.num_classes is not None:
+        match_classes(real, saved.classes)  # which it draws all of
+    chosen_options = chosen(steps=options.steps, sampler=parsed.parts.get("sampler"), y=saved.labels((), count))
+    source, seed = f"samples of {options.samples}", options.seed
+    return draw_samples(saved.system, count, source=source, batch_size=options.batch_size, seed=seed, **chosen_options)
 
 
 def _search_here(extractor: str) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.options import POSITIONAL, undecided
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.shared.composition import Composition
 from diffkit.cli.shared.paths import check_new_folder
+from diffkit.parts.backbones.dit import DiT
+from diffkit.parts.backbones.unet import UNet
 from diffkit.runtime.output import note, show
 
 
@@ -38,49 +40,20 @@ class Options:
     overwrite: bool = False
 
 
-@frozen
-class Unseen:
-    """Options that shapes do not show; each overrides the preset.
-
-    Attributes:
-        data_shape: Shape of one example, channels first.
-        attention_order: How a U-Net's heads are laid out: "legacy" or "new".
-        num_heads: Attention heads of a U-Net or classifier.
-        num_head_channels: Channels per head, in place of num_heads.
-        num_heads_upsample: Attention heads on the way up.
-        heads: Attention heads of a DiT of unpublished size.
-        groups: Groups of every group norm; 32 in all published networks.
-        num_res_blocks: Blocks per level, where shapes allow several.
-        num_classes: How many classes there are: all labels of the file, or with null_class all but one.
-        null_class: The last label means "no class".
-        dropout: For training on; weights do not depend on it.
-        num_steps: T it was trained with.
-        rescale_time: Times were scaled to 0..1000.
-        bins: Values that data takes: 256 is 8-bit, none is continuous data.
-        clip_x_start: Clip estimates of clean data in sampling and scoring.
-    """
-
-    data_shape: tuple[int, ...] | None = None
-    attention_order: str | None = None
-    num_heads: int | None = None
-    num_head_channels: int | None = None
-    num_heads_upsample: int | None = None
-    heads: int | None = None
-    groups: int | None = None
-    num_res_blocks: int | None = None
-    num_classes: int | None = None
-    null_class: bool | None = None
-    dropout: float | None = None
-    num_steps: int | None = None
-    rescale_time: bool | None = None
-    bins: int | None = None
-    clip_x_start: bool | None = None
-
-
+UNSEEN = (
+    *undecided(
+        UNet,
+        *("attention_order", "num_heads", "num_head_channels", "num_heads_upsample", "groups", "num_res_blocks"),
+        *("num_classes", "null_class", "dropout"),
+    ),
+    *undecided(DiT, "heads"),
+    *undecided(Composition, "data_shape", "num_steps", "rescale_time", "bins", "clip_x_start"),
+)
+"""Options of networks and systems that shapes do not show; each overrides the preset."""
 _SLOTS: dict[str, str | None] = dict.fromkeys(("schedule", "mean", "var", "loss", "timesteps", "sampler"))
 
 
-SPEC = CommandSpec({"Options": Options, "What shapes do not show": Unseen}, _SLOTS, config=True)
+SPEC = CommandSpec({"Options": Options, "What shapes do not show": UNSEEN}, _SLOTS, config=True)
 
 
 def run(parsed: ParsedOptions) -> None:
@@ -107,6 +80,5 @@ def run(parsed: ParsedOptions) -> None:
 
 def _load_options(parsed: ParsedOptions) -> dict[str, Any]:
     """Keywords for loading: only what was set, parts as (name, options)."""
-    names = [attribute.name for attribute in attrs.fields(Unseen)]
-    chosen = {name: parsed.values[name] for name in names if name in parsed.values}
+    chosen = {option.key: parsed.values[option.key] for option in UNSEEN if option.key in parsed.values}
     return chosen | {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()}

@@ -20,7 +20,7 @@ from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.drawing import AS_COMPOSED
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
-from diffkit.options import integer
+from diffkit.options import check_integer, integer
 from diffkit.runtime.output import log, note
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 DEFAULT = 16
 """Samples that are drawn by default."""
+MOST = 10_000_000
+"""Samples that a folder takes: each is a file, and the list of what is to be done lies in memory."""
 
 
 @frozen
@@ -62,7 +64,7 @@ class Options:
     """
 
     run: Path = field(metadata=POSITIONAL)
-    n: int | None = integer(None, optional=True, ge=1, metadata=short("-n"))
+    n: int | None = integer(None, optional=True, ge=1, le=MOST, metadata=short("-n"))
     out: Path = field(default=Path("samples"))
     format: tuple[str, ...] = ("png", "grid")
     classes: tuple[str, ...] = ()
@@ -96,8 +98,6 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
     options = parsed.make(Options)
-    if options.n is not None:
-        _check_count(options.n)
     check_formats(options.format)
     if options.low_res is None and options.each > 1:
         raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
@@ -149,7 +149,7 @@ def _count(options: Options, small: Data | None) -> int:
     if small is None:
         return DEFAULT if options.n is None else options.n
     largest = len(small) * options.each
-    _check_count(largest)
+    check_integer("n", largest, le=MOST)
     if options.n is not None and options.n > largest:
         raise OptionError(
             f"-n {options.n} is more than --low-res has pictures for, {largest}; ask for several of each with --each"
@@ -179,15 +179,6 @@ def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.i
             f"0..{saved.num_classes - 1}"
         )
     return own.repeat(each)[:count]
-
-
-def _check_count(count: int) -> None:
-    from diffkit.evaluation.folder_sampling import MOST
-
-    if count > MOST:
-        raise OptionError(
-            f"{count} samples are more than a folder takes, {MOST}; make several, each with another --out and --seed"
-        )
 
 
 def _check_compile(options: Options, saved: Saved) -> None:

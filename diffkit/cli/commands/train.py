@@ -6,7 +6,6 @@ others. A finished or interrupted run is a saved system: diffkit sample, nll and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,12 @@ import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import OF_TRAINING, PARTS, SOURCES, SYSTEM, Composition, Sampling, keywords
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
+from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, steps_done, train, way_to_classes
 from diffkit.errors import OptionError, within
-from diffkit.registry.resolve import resolve
-from diffkit.training.config import LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig
+from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -71,6 +69,7 @@ def run(parsed: ParsedOptions) -> None:
 
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
+    from diffkit.cli.shared.recipe import recipe
     from diffkit.training.optimizer_building import check_optimizer
 
     torch.manual_seed(config.seed)
@@ -88,42 +87,9 @@ def run(parsed: ParsedOptions) -> None:
 
         with within(entry="init_entry"):
             say(f"weights: {init}: {load_matching(system, init, entry=options.init_entry)}")
-    recipe = _recipe(system, composition, config, attrs.evolve(options, init=init), parsed)
-    train(system, data, options, config, recipe, parsed, options.low_res)
-
-
-def _recipe(
-    system: System, composition: Mapping[str, Any], config: TrainConfig, options: Options, parsed: ParsedOptions
-) -> str:
-    """Return what is in config.toml."""
-    from diffkit.cli.shared.recipe import options_in, recipe
-
-    of_run = {name: getattr(options, name) for name in ("init", "init_entry", "low_res")}
-    settings = [field.name for field in attrs.fields(Composition) if field.name in composition]
-    composed = options_in(Composition(**{name: composition[name] for name in settings}))
-    values = {name: value for name, value in of_run.items() if value is not None} | options_in(config) | composed
-    parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
-    parts |= parts_of_training(config, values)
-    if "decoder" in parts:  # which knows the number of values
-        del values["bins"]
-    sampling = composition.get("sampling", {})
-    values |= {f"sampling_{name}": value for name, value in sampling.items() if name != "guidance"}
-    if "guidance" in sampling:
-        parts["guidance"] = sampling["guidance"][0], resolve("guidance", sampling["guidance"])[0]
-    return recipe("train", system.device, values, parts, parsed.parts)
-
-
-def parts_of_training(config: TrainConfig, values: dict[str, Any]) -> dict[str, tuple[str, object]]:
-    """Return the parts of training that are given, kind -> name and part; remove from options what they hold."""
-    held = {"optimizer": OPTIMIZER_FIELDS, "lr_schedule": LR_SCHEDULE_FIELDS}
-    found: dict[str, tuple[str, object]] = {}
-    for kind, part in (("optimizer", config.optimizer_part), ("lr_schedule", config.lr_schedule_part)):
-        slot = values.get(kind)
-        if slot is not None:
-            found[kind] = (slot if isinstance(slot, str) else slot[0], part)
-            for name in held[kind]:
-                values.pop(name, None)
-    return found
+    found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
+    content = recipe("train", SPEC, parsed, system.device, found, {"backbone": composition["backbone"]})
+    train(system, data, options, config, content, parsed, options.low_res)
 
 
 def _weights_in(path: Path) -> Path:
@@ -156,11 +122,11 @@ def _unused_classes(system: System, data: Data) -> str:
 def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: the options parsed, and those of the data for others."""
     found = keywords(parsed, data_shape=tuple(data.shape), bins=data.bins)
-    name, chosen = found["backbone"]
+    name, own = found["backbone"]
     known = {option.path[-1] for option in part_options("backbone", name)}
     classes = {"num_classes": len(data.classes)} if data.classes else {}
     wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
-    found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
+    found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | own)
     return {name: value for name, value in found.items() if name not in SOURCES and name not in OF_TRAINING}

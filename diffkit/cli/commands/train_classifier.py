@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, Levels
 from diffkit.cli.shared.data import described, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
@@ -89,7 +89,7 @@ SPEC = CommandSpec(
 
 def run(parsed: ParsedOptions) -> None:
     """Build the classifier and train it."""
-    options, config, recipe = parsed.make(Options), parsed.make(TrainConfig, **PUBLISHED), _network(parsed)
+    options, config, network = parsed.make(Options), parsed.make(TrainConfig, **PUBLISHED), _network(parsed)
     check_before_reading(options, config, parsed)
     if options.system is not None:
         parsed.refuse("--system sets {} already; leave one of them out", *OF_SYSTEM, "schedule")
@@ -107,10 +107,10 @@ def run(parsed: ParsedOptions) -> None:
     system, noise = _levels(options, parsed, data), parsed.make(Noise)
     count = _count(noise, data)
     torch.manual_seed(config.seed)
-    noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
+    noisy = NoisyClassifier(system, network, count, noised=noise.noised, device=device_of_rank(options.device))
     check_optimizer(noisy.network, config)
     say(f"data: {described(data)}{grey(parsed, data)}\nclassifier: {noisy.extra_repr()}")
-    train(noisy, data, options, config, _recipe(noisy, recipe, config, parsed), parsed)
+    train(noisy, data, options, config, _recipe(noisy, network, config, parsed), parsed)
 
 
 def _network(parsed: ParsedOptions) -> Classifier:
@@ -174,17 +174,14 @@ def _count(noise: Noise, data: Data) -> int:
     return len(data.classes)
 
 
-def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, parsed: ParsedOptions) -> str:
+def _recipe(noisy: NoisyClassifier, network: Classifier, config: TrainConfig, parsed: ParsedOptions) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
-    from diffkit.cli.commands.train import parts_of_training
-    from diffkit.cli.shared.recipe import options_in
-    from diffkit.cli.shared.recipe import recipe as as_toml
+    from diffkit.cli.shared.recipe import recipe
 
-    settings = {name: getattr(noisy.settings, name) for name in OF_SYSTEM}
-    noise = Noise(num_classes=noisy.num_classes, noised=noisy.noised, **settings)
-    trained = {name: value for name, value in options_in(config).items() if name not in WITHOUT}
-    parts = {kind: (part["name"], getattr(noisy.parts, kind)) for kind, part in noisy.spec()["parts"].items()}
-    parts |= parts_of_training(config, trained)
-    return as_toml(
-        "train-classifier", noisy.device, {**trained, **options_in(recipe), **options_in(noise)}, parts, parsed.parts
-    )
+    found = {"bins": None, **chosen(**{name: getattr(noisy.settings, name) for name in OF_SYSTEM})}
+    found |= {name: getattr(config, name) for name in PUBLISHED}
+    found |= {"num_classes": noisy.num_classes, **chosen(num_head_channels=network.num_head_channels)}
+    schedule = noisy.spec()["parts"]["schedule"]
+    spec = attrs.evolve(SPEC, without={**WITHOUT, "system": "its levels are options"})
+    parts = {"schedule": (schedule["name"], chosen(**schedule["options"]))}
+    return recipe("train-classifier", spec, parsed, noisy.device, found, parts)

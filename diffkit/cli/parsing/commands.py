@@ -6,15 +6,12 @@ Those of other packages are modules of the same form, found by entry points of t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Protocol, cast
 
-from attrs import frozen
-
-from diffkit.cli.parsing.docstrings import summary
-from diffkit.cli.parsing.sources import docstring_of
+from diffkit._version import __version__
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.registry import BUILT_IN, COMMAND, registry
+from diffkit.registry import BUILT_IN, COMMAND, Entry, registry
+from diffkit.registry.listing import as_typed
 
 
 class CommandModule(Protocol):
@@ -27,60 +24,28 @@ class CommandModule(Protocol):
         """Do the work."""
 
 
-@frozen
-class Command:
-    """One command.
-
-    Attributes:
-        name: As it is typed, of one word or two.
-        origin: "diffkit", or the distribution that offers it.
-        module: Dotted name of its module.
-        registered: Its name in the registry of commands.
-    """
-
-    name: str
-    origin: str
-    module: str
-    registered: str
-
-    @property
-    def docstring(self) -> str:
-        """Docstring of its module, which is not imported."""
-        return docstring_of(self.module)
-
-    @property
-    def one_line(self) -> str:
-        """What it does, in one line."""
-        return summary(self.docstring)
-
-    def load(self) -> CommandModule:
-        """Import its module."""
-        return cast("CommandModule", registry(COMMAND.name).get(f"{self.origin}:{self.registered}"))
+def load(command: Entry) -> CommandModule:
+    """Import the module of a command."""
+    return cast("CommandModule", registry(COMMAND.name).get(command.qualified))
 
 
-def built_in() -> dict[str, Command]:
-    """Return the commands of diffkit by name; imports none and reads no metadata."""
-    names = registry(COMMAND.name).built_in_names()
-    found = zip(as_typed(names), names, strict=True)
-    return {name: Command(name, BUILT_IN, f"{COMMAND.package}.{own}", own) for name, own in found}
+def built_in() -> dict[str, Entry]:
+    """Return the commands of diffkit as they are typed; imports none and reads no metadata."""
+    return {
+        as_typed(name): Entry(COMMAND.name, name, BUILT_IN, __version__, f"{COMMAND.package}.{name}")
+        for name in registry(COMMAND.name).built_in_names()
+    }
 
 
-def table() -> dict[str, Command]:
-    """Return every command by name, those of diffkit first; imports none.
+def table() -> dict[str, Entry]:
+    """Return every command as it is typed, those of diffkit first; imports none.
 
     One of another package never replaces a built-in one, and of two with one name neither has it: they are typed as
     ``distribution:name``.
     """
     ours = built_in()
-    others = [e for e in registry(COMMAND.name).entries() if e.origin != BUILT_IN]
-    names = as_typed([entry.name for entry in others])
-    taken, found = [*ours, *names], dict(ours)
-    for entry, name in zip(others, names, strict=True):
-        name = name if taken.count(name) == 1 else f"{entry.origin}:{name}"
-        found[name] = Command(name, entry.origin, entry.value, entry.name)
-    return found
-
-
-def as_typed(names: Sequence[str]) -> list[str]:
-    """How commands are typed whose modules, or entry points, have these names."""
-    return [name.rstrip("_").replace("__", " ").replace("_", "-") for name in names]
+    others = [entry for entry in registry(COMMAND.name).entries() if entry.origin != BUILT_IN]
+    names = [as_typed(entry.name) for entry in others]
+    taken = [*ours, *names]
+    pairs = zip(names, others, strict=True)
+    return ours | {name if taken.count(name) == 1 else f"{e.origin}:{name}": e for name, e in pairs}

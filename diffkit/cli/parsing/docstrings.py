@@ -9,12 +9,6 @@ from functools import cache
 _ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")
 
 
-def summary(docstring: str | None) -> str:
-    """First line, without backticks and the final period."""
-    lines = inspect.cleandoc(docstring or "").splitlines()
-    return plain(lines[0]).removesuffix(".") if lines else ""
-
-
 def plain(text: str) -> str:
     """The text without double or single backticks."""
     return text.replace("`", "")

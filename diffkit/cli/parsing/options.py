@@ -6,14 +6,15 @@ import inspect
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import attrs
 from attrs import NOTHING, frozen
 
-from diffkit.cli.parsing.docstrings import section, summary
+from diffkit.cli.parsing.docstrings import section
 from diffkit.cli.parsing.values import shown
 from diffkit.options import CHOICES
+from diffkit.registry.listing import summary
 
 _METADATA = "diffkit.cli"
 
@@ -97,20 +98,30 @@ def special(metavar: str = "") -> dict[Any, Any]:
     return {_METADATA: {"special": True, "metavar": metavar}}
 
 
-def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group: str = "Options") -> list[Option]:
-    """Options of an attrs class or a function, in the order they are written."""
+def options_of(
+    factory: Callable[..., Any] | tuple[Option, ...], prefix: tuple[str, ...] = (), group: str = "Options"
+) -> list[Option]:
+    """Options of an attrs class or a function, in the order they are written; of options, themselves."""
+    if isinstance(factory, tuple):
+        return [attrs.evolve(option, group=group) for option in factory]
     if isinstance(factory, type) and attrs.has(factory):
         return list(_of_class(factory, prefix, group))
     return _of_signature(factory, prefix, group)
 
 
+def undecided(cls: type[Any], *names: str) -> tuple[Option, ...]:
+    """Return some options of a class without their defaults, for a command that leaves them alone unless they are set.
+
+    Args:
+        cls: The attrs class.
+        names: The options.
+    """
+    return tuple([attrs.evolve(option, default=None) for option in options_of(cls) if option.key in names])
+
+
 @cache
 def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Option, ...]:
-    try:
-        hints = get_type_hints(cls)
-    except Exception:  # an annotation that names what only a type checker imports, or a third party's of any form
-        hints = _hints_one_by_one(cls)
-    found = []
+    hints, found = _hints(cls), []
     for field in attrs.fields(cls):
         if not field.init:
             continue
@@ -157,7 +168,8 @@ def _help_of_argument(factory: Callable[..., Any], name: str) -> str:
     return section(factory.__doc__, "Args").get(name, "")
 
 
-def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Types by name, each read alone: an annotation may name what only a type checker imports."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__])

@@ -6,7 +6,7 @@ of the command and of those parts are its signature, and cyclopts parses the lin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +117,30 @@ def resolve(request: Request, app: App | None = None) -> tuple[ParsedOptions, bo
     return _parsed(request, merged), print_only
 
 
-def as_toml(request: Request, parsed: ParsedOptions) -> str:
+def as_toml(spec: CommandSpec, parsed: ParsedOptions) -> str:
     """Return the options of a command, every default included, as a configuration file."""
-    resolved = {option.key: _printed(request, parsed, option) for option in request.options if not option.special}
-    resolved = {key: value for key, value in resolved.items() if value is not NOTHING}
-    values = {key: value for key, value in resolved.items() if "." not in key and key not in request.spec.slots}
-    parts = {kind: (name, _within(resolved, kind)) for kind, (name, _) in parsed.parts.items()}
-    later = {name: text for name, text in request.spec.defaults.items() if name not in values}
+    own = {option.key: option for option in _all_options(spec, {}) if not (option.special or option.chooses)}
+    values = _with_defaults(own, parsed.values, spec.defaults)
+    parts = {kind: (name, _whole(kind, name, chosen)) for kind, (name, chosen) in parsed.parts.items()}
+    later = {name: text for name, text in spec.defaults.items() if name not in values and name not in parts}
     return written(values, parts, later)
 
 
-def _printed(request: Request, parsed: ParsedOptions, option: Option) -> Any:
-    """The value an option has, or NOTHING if it has none or the command computes it."""
-    kind, _, name = option.key.partition(".")
-    chosen = parsed.parts[kind][1] if name else parsed.values
-    default = NOTHING if option.key in request.spec.defaults or option.default is None else option.default
-    return chosen.get(name or kind, default)
+def _whole(kind: str, name: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a part."""
+    return _with_defaults({".".join(o.path[1:]): o for o in part_options(kind, name)}, chosen, ())
+
+
+def _with_defaults(
+    options: Mapping[str, Option], chosen: Mapping[str, Any], computed: Collection[str]
+) -> dict[str, Any]:
+    """The values of options by name: those chosen and, unless the command computes them, the defaults."""
+    defaults = {name: None if name in computed else option.default for name, option in options.items()}
+    return {
+        name: chosen.get(name, default)
+        for name, default in defaults.items()
+        if name in chosen or default not in (None, NOTHING)
+    }
 
 
 def _of_layer(spec: CommandSpec, layer: Layer) -> dict[str, Any]:

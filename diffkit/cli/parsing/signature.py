@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
 
 from diffkit.cli.parsing.options import Option
-from diffkit.cli.parsing.values import has_word, is_flag, item_of, metavar, read
+from diffkit.cli.parsing.values import has_word, is_flag, item_of, members, metavar, read
 from diffkit.errors import OptionError
 from diffkit.runtime.output import printable
 
@@ -93,18 +93,12 @@ def parse(
 
 
 def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
-    """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it.
-
-    Raises:
-        OptionError: An option stands where the value of the one before should.
-    """
+    """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it."""
     switches = {option.flag for option in options if is_flag(option.kind)}
     bare = [option for option in options if option.positional]  # any other word may be one that goes by its position
     found: list[str] = list(words[:1])
     for before, word in pairwise(words):
         flag = before.replace("_", "-")
-        if word.startswith("--") and flag.startswith("-") and "--" not in found and _lacks_value(flag, word, options):
-            raise OptionError(f"{before} needs a value, got the option {word}; write {before}={word} if that is meant")
         if (
             "--" not in found
             and flag in switches
@@ -115,13 +109,6 @@ def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
         else:
             found.append(word)
     return found
-
-
-def _lacks_value(flag: str, word: str, options: Sequence[Option]) -> bool:
-    """Whether an option that takes a value is followed by another option."""
-    name = word.partition("=")[0].replace("_", "-")
-    valued = any(flag in (o.flag, o.short) and not (o.positional or is_flag(o.kind)) for o in options)
-    return valued and any(name in (o.flag, o.negative) for o in options)
 
 
 def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
@@ -135,7 +122,7 @@ def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
         converter=None if switch else partial(_read_word, many or kind),
         n_tokens=None if switch else 1,
         accepts_keys=False,
-        allow_leading_hyphen=not switch and not option.positional,
+        allow_leading_hyphen=item_of(members(kind)[0]) in (int, float),  # for -1,2; one number is taken anyway
     )
     name = option.key.replace(".", "__")
     hint: Any = many or (bool if switch else kind)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import spelled
+from diffkit.cli.parsing.options import Option, spelled
 from diffkit.errors import OptionError
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ class CommandSpec:
     """The options of a command.
 
     Attributes:
-        options: attrs classes whose fields are its options, under a heading each.
+        options: attrs classes whose fields are its options, or options, under a heading each.
         slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
         config: True if the options may also come from a file.
@@ -29,7 +29,7 @@ class CommandSpec:
         defaults: Words for a default that depends on something, by option name.
     """
 
-    options: Mapping[str, type[Any]]
+    options: Mapping[str, type[Any] | tuple[Option, ...]]
     slots: Mapping[str, str | None] = field(factory=dict)
     required: frozenset[str] = frozenset()
     config: bool = False

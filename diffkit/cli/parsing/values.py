@@ -7,6 +7,7 @@ None where None is allowed, since neither a command line nor TOML has a word of 
 from __future__ import annotations
 
 import ast
+import json
 import stat
 import types
 import typing
@@ -20,7 +21,6 @@ from cyclopts import CycloptsError, convert
 
 from diffkit.errors import OptionError
 
-_TOML = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 _ORDER = (bool, int, float, str, Path)
 """Members of a union are tried in this order, lists last."""
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
@@ -217,11 +217,5 @@ def toml(value: Any) -> str:
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
-    text = str(value)
-    return f'"{text}"' if text.isprintable() and not {*_TOML} & {*text} else f'"{"".join(map(_toml_character, text))}"'
-
-
-def _toml_character(one: str) -> str:
-    if one in _TOML:
-        return _TOML[one]
-    return one if one.isprintable() else f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
+    text = json.dumps(str(value), ensure_ascii=False)  # quotes and escapes are those of TOML
+    return text if text.isprintable() else "".join([c if c.isprintable() else f"\\U{ord(c):08x}" for c in text])

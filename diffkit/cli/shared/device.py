@@ -15,10 +15,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 def check_device(name: str | None) -> None:
     """Raise `OptionError` unless a device of that name is here; nothing is put on it. None is the default."""
-    import torch
-
     if name is None:
         return
+    import torch
+
     here = _here()
     try:
         found = torch.device(name)
@@ -48,16 +48,15 @@ def _why_not(kind: str) -> str:
 
 
 def device(name: str | None) -> torch.device:
-    """Return the device of that name; by default a CUDA device if there is one, else the CPU.
+    """Return the device of that name, after `check_device`; by default a CUDA device if there is one, else the CPU.
 
     Raises:
-        OptionError: There is no such device here, or it cannot be used.
+        OptionError: It cannot be used.
     """
     import torch
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(name)
     try:
         found = torch.device(name)
         torch.empty(1, device=found)
@@ -68,11 +67,7 @@ def device(name: str | None) -> torch.device:
 
 
 def device_of_rank(name: str | None) -> torch.device:
-    """Return the device of that name for this process of a launcher: each takes a GPU of its own.
-
-    Raises:
-        OptionError: There is no such device here.
-    """
+    """Return the device of that name for this process of a launcher: each takes a GPU of its own."""
     import torch
 
     from diffkit.runtime.distributed import launched, local_rank

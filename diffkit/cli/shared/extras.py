@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from diffkit.cli.parsing.parts import names_of
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import source_of
-from diffkit.cli.shared.hooks import hooks_of
 from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
 
@@ -90,12 +90,10 @@ def _of_data(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
 
 
 def _of_training(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
-    for tracker in parsed.values.get("track", ()):
+    hooks = names_of("hook", parsed.parts["hook"][0]) if "hook" in parsed.parts else ()
+    for tracker in (*parsed.values.get("track", ()), *hooks):
         if tracker in _TRACKERS:
             yield tracker, _TRACKERS[tracker]
-    for name, _ in hooks_of(parsed):
-        if name in _TRACKERS:
-            yield name, _TRACKERS[name]
     if parsed.values.get("preview_every") is not None:
         yield "train", "drawing previews"
 

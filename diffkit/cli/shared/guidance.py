@@ -71,7 +71,6 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     """
     if slot is None:
         return None, saved
-    _check_null(slot, saved)
     name = canonical(slot[0])
     if name not in FOLDERS:
         return resolve("guidance", slot)[0], saved
@@ -82,15 +81,3 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     if name == "autoguidance":
         return by_worse_system(folder, saved, **options), saved
     return by_classifier(folder, saved, **options)
-
-
-def _check_null(slot: tuple[str, Mapping[str, Any]], saved: Saved) -> None:
-    """Raise `OptionError` for classifier-free guidance of a network without a label for "no class"."""
-    if canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
-        return
-    if saved.system.parts.null_conditions is None:
-        lacking = "classes" if saved.num_classes is None else 'label for "no class"'
-        raise OptionError(
-            f"--guidance cfg compares a class with no class, and this network has no {lacking}; train one with "
-            "--label-dropout 0.1"
-        )

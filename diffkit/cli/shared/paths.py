@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from diffkit.cli.parsing.options import spelled
+from diffkit.cli.parsing.options import Option
 from diffkit.cli.parsing.spec import ParsedOptions
+from diffkit.cli.shared.composition import SOURCES
 from diffkit.errors import OptionError
 
 
@@ -49,22 +51,18 @@ def may_replace(paths: Sequence[Path | None], overwrite: bool) -> bool:
 
 
 _WRITTEN = ("out", "to", "plot", "save_reference", "published")
-_READ = ("run", "samples", "pictures", "source", "first", "second", "file")
-_READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
 
 
-def check_not_its_own_input(parsed: ParsedOptions) -> None:
+def check_not_its_own_input(options: Sequence[Option], parsed: ParsedOptions) -> None:
     """Raise `OptionError` if --overwrite would let a command overwrite its own input."""
     if not parsed.values.get("overwrite"):
         return
-    read = {name.upper(): parsed.values.get(name) for name in _READ}
-    read |= {spelled((name,)): parsed.values.get(name) for name in _READ_BY_FLAG}
-    read |= {f"--{kind}": _read_as_data(parsed.parts[kind][0]) for kind in ("data", "val") if kind in parsed.parts}
-    for name in _WRITTEN:
-        out = parsed.values.get(name)
-        for word, path in read.items():
-            if isinstance(out, Path) and isinstance(path, Path) and _same(out, path):
-                raise OptionError(f"{spelled((name,))} {out} is what {word} reads; name another one")
+    data = {kind: _read_as_data(name) for kind, (name, _) in parsed.parts.items() if kind in SOURCES}
+    paths = {option: {**parsed.values, **data}.get(option.key) for option in options}
+    for option, out in paths.items():
+        for other, path in paths.items():
+            if option.key in _WRITTEN and other.key not in _WRITTEN and _same(out, path):
+                raise OptionError(f"{option.flag} {out} is what {other.flag} reads; name another one")
 
 
 def _read_as_data(source: str) -> Path | None:
@@ -73,9 +71,9 @@ def _read_as_data(source: str) -> Path | None:
     return None if registered_name(source) else Path(source)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: Any, other: Any) -> bool:
     try:
-        return one.samefile(other)
+        return isinstance(one, Path) and isinstance(other, Path) and one.samefile(other)
     except (OSError, ValueError):
         return False  # one of them is not there
 

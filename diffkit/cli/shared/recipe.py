@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from diffkit.cli.parsing.config import written
+from diffkit.cli.parsing.request import as_toml
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import SOURCES
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.run_layout import RECIPE
@@ -18,7 +19,9 @@ from diffkit.training.hook import Tracker
 if TYPE_CHECKING:
     import torch
 
-Chosen = Mapping[str, tuple[str, Mapping[str, Any]]]
+Parts = Mapping[str, tuple[str, Mapping[str, Any]]]
+_OF_ONE_CALL = dict.fromkeys(("out", "device", "track", "dry_run"), "")
+"""Options that another run may have otherwise."""
 
 
 class Recipe(Tracker):
@@ -47,42 +50,33 @@ class Recipe(Tracker):
 
 def recipe(
     command: str,
+    spec: CommandSpec,
+    parsed: ParsedOptions,
     device: torch.device,
     values: Mapping[str, Any],
-    parts: Mapping[str, tuple[str, object]],
-    chosen: Chosen,
+    parts: Parts,
 ) -> str:
     """Return options of a command that trains as TOML text, every default included, but ``out`` and the device.
 
     Args:
         command: Its name.
+        spec: Its options.
+        parsed: Those that were given.
         device: Where it trains.
-        values: Options by name.
-        parts: Kind -> its name, and the part.
-        chosen: Kind -> name and options, of which data and held-out data are taken.
+        values: Options that were found, by name.
+        parts: Kind -> name and options of each part of which some were found.
     """
-    sources = {kind: _source(*chosen[kind]) for kind in SOURCES if kind in chosen}
-    if "hook" in chosen:
-        sources["hook"] = chosen["hook"]
-    others = {kind: (name, options_in(part)) for kind, (name, part) in parts.items()}
-    return _heading(command, device) + written(values, {**sources, **others}, {})
-
-
-def options_in(part: object) -> dict[str, Any]:
-    """Return the options of an attrs instance without those that are None by default: TOML has no null."""
-    return {
-        field.alias or field.name: value
-        for field in attrs.fields(type(part))  # type: ignore[arg-type]
-        if field.init and ((value := getattr(part, field.name)) is not None or field.default is not None)
-    }
+    sources = {kind: _source(*parsed.parts[kind]) for kind in SOURCES if kind in parsed.parts}
+    found = ParsedOptions({**parsed.values, **values}, {**parsed.parts, **sources, **parts})
+    lasting = attrs.evolve(spec, without={**spec.without, **_OF_ONE_CALL})
+    return _heading(command, device) + as_toml(lasting, found)
 
 
 def _source(name: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Name or whole path of the data, and all its options, paths whole as well."""
-    from diffkit.data.loading import registered_name, source_for
+    """Name or whole path of data, and its options, paths whole as well."""
+    from diffkit.data.loading import registered_name
 
-    found = {key: value for key, value in options_in(source_for(name, **options)).items() if key != "path"}
-    whole = {key: value.resolve() if isinstance(value, Path) else value for key, value in found.items()}
+    whole = {key: value.resolve() if isinstance(value, Path) else value for key, value in options.items()}
     return (name if registered_name(name) else str(Path(name).resolve())), whole
 
 

@@ -8,51 +8,34 @@ from contextlib import contextmanager
 from diffkit.cli.parsing.options import Option
 from diffkit.errors import DiffkitError
 
-
-@contextmanager
-def compiler_errors() -> Iterator[None]:
-    """Turn failures of torch's compiler, such as a missing C++ compiler, into `DiffkitError`.
-
-    Raises:
-        DiffkitError: Instead of torch's error, which is its cause.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, DiffkitError):
-            raise
-        from diffkit.system.compiling import is_of_the_compiler  # which needs torch
-
-        if not is_of_the_compiler(error):
-            raise
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DiffkitError(f"torch's compiler failed ({reason}); leave --compile out") from error
-
-
 _SAVING = ("microbatch", "rows_per_call", "batch_size", "num_steps", "n")
 """Options that decide how much is computed at a time, those that change no result first."""
-
-
 _FULL = ("can't allocate memory", "Storage size calculation overflowed")
 """Texts of torch's RuntimeError on a CPU; on a GPU it raises an OutOfMemoryError."""
 
 
 @contextmanager
-def memory_errors(options: Sequence[Option]) -> Iterator[None]:
-    """Turn errors of exhausted memory into `DiffkitError`.
+def torch_errors(options: Sequence[Option]) -> Iterator[None]:
+    """Turn exhausted memory, and failures of torch's compiler such as a missing C++ compiler, into `DiffkitError`.
 
     Raises:
         DiffkitError: Instead of torch's or Python's error, which is its cause.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, DiffkitError) or not _is_full(error):
-            raise
-        known = {option.key: option.flag for option in options}
-        less = ", ".join(["network", *(known[name] for name in _SAVING if name in known)])
+    except DiffkitError:
+        raise
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DiffkitError(f"memory ran out ({reason}); use a smaller {less}") from error
+        if _is_full(error):
+            known = {option.key: option.flag for option in options}
+            less = ", ".join(["network", *(known[name] for name in _SAVING if name in known)])
+            raise DiffkitError(f"memory ran out ({reason}); use a smaller {less}") from error
+        from diffkit.system.compiling import is_of_the_compiler  # which needs torch
+
+        if is_of_the_compiler(error):
+            raise DiffkitError(f"torch's compiler failed ({reason}); leave --compile out") from error
+        raise
 
 
 def _is_full(error: Exception) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
 
+from diffkit.cli.parsing.parts import names_of
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import opened, source_of
-from diffkit.cli.shared.hooks import hooks_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
@@ -55,7 +56,7 @@ def check_before_reading(options: RunOptions, config: TrainConfig, parsed: Parse
     from diffkit.training.run_hooks import choose_hooks
 
     check_run_folder("--out", options.out)
-    choose_hooks(config, hooks_of(parsed), options.track)
+    choose_hooks(config, _hooks(parsed), options.track)
     check_processes(config, launched().size)
     if config.epochs is not None or config.overfit is not None:
         return  # the options depend on the data
@@ -66,6 +67,15 @@ def check_before_reading(options: RunOptions, config: TrainConfig, parsed: Parse
             "ask for more to go on, or choose another folder"
         )
     check_options(options.out, config)
+
+
+def _hooks(parsed: ParsedOptions) -> list[tuple[str, Mapping[str, Any]]]:
+    """The hooks that were chosen, as `diffkit.train` takes them."""
+    joined, options = parsed.parts.get("hook", ("", {}))
+    if len(names := names_of("hook", joined)) == 1:
+        return [(joined, options)] if joined else []
+    pairs = [(*key.partition(".")[::2], value) for key, value in options.items()]
+    return [(name, {key: value for owner, key, value in pairs if owner == name}) for name in names]
 
 
 def steps_done(out: Path) -> int:
@@ -119,4 +129,4 @@ def train(
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
     track: list[str | Tracker] = [Recipe(recipe), *options.track]
-    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=_hooks(parsed), track=track)

@@ -117,7 +117,8 @@ class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
         elif parts.null_conditions is None:
             yield (
                 f"{parts.label('backbone')} has no null class; build it with num_classes and null_class=True and train "
-                "with that label on a share of the data, or pass null, such as null={'y': 10}"
+                "with that label on a share of the data (diffkit train --label-dropout 0.1 does both), or pass null, "
+                "such as null={'y': 10}"
             )
 
     def bind(self, parts: Composition) -> Guidance:
