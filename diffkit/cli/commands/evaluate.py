@@ -18,6 +18,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
+from diffkit.cli.parsing.values import shown
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.paths import check_file, in_run_folder, may_replace
 from diffkit.data.sources._images import image_size
@@ -93,8 +94,9 @@ MOST = 1_000_000
 
 SPEC = CommandSpec(
     {"Options": Options},
-    {"sampler": None, "data": None},
+    {"sampler": None, "guidance": None, "data": None},
     config=True,
+    composed=("sampler", "guidance"),
     defaults={"sampler": "as it was composed", "num": "all, or 1000 of a system"},
 )
 
@@ -156,8 +158,10 @@ def _drawn(
 ) -> Data:
     """Draw samples of a saved system, once it is clear that they can be measured."""
     from diffkit.cli.shared.device import device
+    from diffkit.cli.shared.guidance import load_guidance, with_guidance
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.samples import draw_samples
+    from diffkit.evaluation.sampling import label_of
     from diffkit.evaluation.saved import load
 
     saved = load(path, device(options.device))
@@ -167,16 +171,29 @@ def _drawn(
         )
     count = DRAWN if options.num is None else options.num
     _check_measurable(saved.system.data_shape, count, options, network, stored, real)
+    guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
     if real is not None and saved.num_classes is not None:
         match_classes(real, saved.classes)  # which it draws all of
     return draw_samples(
         saved.system,
         count,
-        source=f"samples of {path}",
+        source=_source(path, options, parsed),
         batch_size=options.batch_size,
         seed=options.seed,
-        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler"), y=saved.labels((), count)),
+        **with_guidance(parsed, guidance),
+        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler")),
+        **chosen(**{label_of(guidance): saved.labels((), count)}),
     )
+
+
+def _source(path: Path, options: Options, parsed: ParsedOptions) -> str:
+    """Return the system that samples are drawn from, and how they are, where that is not as it was composed."""
+    how = [] if options.steps is None else [f"steps {shown(options.steps)}"]
+    for kind in ("sampler", "guidance"):
+        if kind in parsed.chosen:
+            name, of_part = parsed.parts.get(kind, ("none", {}))
+            how.append(" ".join([kind, name, *(f"{option}={shown(value)}" for option, value in of_part.items())]))
+    return f"samples of {path}" + (f" ({', '.join(how)})" if how else "")
 
 
 def _check_measurable(
@@ -233,7 +250,7 @@ def _check(options: Options, parsed: ParsedOptions, system: bool) -> None:
         raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if not system:
         other = "and none is named" if options.samples is None else f"which {options.samples} is not"
-        parsed.refuse(f"{{}} is for a saved system, {other}", "steps", "sampler")
+        parsed.refuse(f"{{}} is for a saved system, {other}", "steps", "sampler", "guidance")
         return
     if options.num is not None and options.num > MOST:
         raise OptionError(f"--num must be <= {MOST} where samples are drawn from a system, got {options.num}")
