@@ -22,7 +22,7 @@ class CommandSpec:
         options: attrs classes whose fields are its options, under a heading each.
         slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
-        composed: Slots with a default in the saved system, which options of theirs alone change: ``--guidance.scale 2``.
+        composed: Slots that a saved system fills; options of theirs alone change its part: ``--guidance.scale 2``.
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training", "sampling".
         classifier: Its presets are those of classifiers, not of systems.
