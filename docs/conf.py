@@ -42,6 +42,7 @@ smartquotes = False
 default_role = "py:obj"
 add_module_names = False
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # not the union of ten types that it stands for
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 myst_heading_anchors = 4

@@ -48,6 +48,8 @@ from diffkit.spacing.files import GRIDS, grid, is_grid
 from diffkit.table import F64, ProcessTable, check_levels
 
 Spacing = int | str | Sequence[int] | Slot | None
+"""Which levels a chain visits: a count, a text such as "ddim50", a list of levels, or a part; None is every level."""
+
 SEEN = 0.05
 """Signal scale at the first level above which a remark is logged: it shifts the brightness of a white image by a
 twentieth of the noise's standard deviation in every pixel. The published ddim20 on a cosine schedule leaves 0.076.

@@ -23,6 +23,8 @@ from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.randomness import Seed
 
 Transform = Callable[[Tensor], Tensor]
+"""Estimates of x_start (B, C, *S) -> the same, changed, each row on its own."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K")
 

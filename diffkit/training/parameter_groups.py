@@ -78,11 +78,10 @@ def _options_of_text(text: str) -> dict[str, Any]:
 
 
 def as_groups(value: Any) -> Any:
-    """Return groups of parameters given as one, several, or a text in which commas separate them."""
-    if isinstance(value, str):
-        value = [each.strip() for each in value.split(",")]
+    """Return groups of parameters given as one or several; commas separate those in a text."""
     several = value if isinstance(value, tuple | list) else (value,)
-    return tuple(ParameterGroup.of(each) for each in several)
+    split = (each.split(",") if isinstance(each, str) else (each,) for each in several)
+    return tuple(ParameterGroup.of(each.strip() if isinstance(each, str) else each) for some in split for each in some)
 
 
 def matching(pattern: str, names: Collection[str], option: str) -> list[str]:

@@ -65,6 +65,20 @@ def test_every_fault_is_reported_with_its_place(refused: Refused, file: Callable
     }
 
 
+@pytest.mark.parametrize(
+    "written",
+    ['"*.bias:lr=0,out.*:lr=1"', '["*.bias:lr=0", {pattern = "out.*", lr = 1}]', '["*.bias:lr=0,out.*:lr=1"]'],
+    ids=["a text", "a list", "a text in a list"],
+)
+def test_groups_of_parameters_are_written_as_in_python(command: Command, file: Callable[[str], Path], written: str):
+    found = command(
+        "train", "--config", file(f"param_groups = {written}"), "--data", "digits", "--out", "a", "--print-config"
+    )
+    assert found.code == 0, found.err
+    groups = [{"pattern": "*.bias", "lr": 0.0}, {"pattern": "out.*", "lr": 1.0}]
+    assert tomllib.loads(found.out)["param_groups"] == groups
+
+
 def test_one_number_stands_for_a_list_of_it(command: Command, file: Callable[[str], Path], tmp_path: Path):
     (tmp_path / "images").mkdir()
     path = file(

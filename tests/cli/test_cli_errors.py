@@ -50,7 +50,8 @@ def test_unknown_option_of_a_part(refused: Refused):
     )
     assert refused("explain", "--mean.x", "1") == "mean 'eps' has no option 'x' (options: none)"
     assert refused("sample", "RUN", "--sampler.eta", "1") == (
-        "--sampler.eta needs a sampler; write --sampler NAME before it"
+        "--sampler.eta needs a sampler; write --sampler NAME before it, such as ddim, dpm2_ancestral or "
+        "dpmpp_2s_ancestral"
     )
     assert refused("nll", "RUN", "--data", "digits", "--data.splt", "all") == (
         "data 'digits' has no option 'splt'; did you mean 'split'? (options: split, labels)"

@@ -38,10 +38,27 @@ def test_a_system_is_sampled_and_measured(command: Command, digits: Path):
     found = command("evaluate", digits, *words)
     assert found.code == 0, found.err
     assert found.out.startswith(f"writing {digits / 'evaluation.json'}\n")
-    assert "FD (digits)" in found.out and f"20 from samples of {digits}" in found.out
+    assert "FD (digits)" in found.out and f"20 from samples of {digits} (steps 2) (" in found.out
     kept = json.loads((digits / "evaluation.json").read_text())
     assert [row["name"] for row in kept["values"]] == ["fid", "kid", "inception_score", "precision", "recall"]
     assert kept["settings"]["reference"]["source"] == "digits train"
+
+
+def test_guidance_is_part_of_what_is_measured(command: Command, make_system: Callable[..., Path], monkeypatch):
+    labelled = ("mlp", {"hidden": 8, "depth": 1, "num_classes": 10, "null_class": True})
+    run = make_system("guided", data_shape=(1, 8, 8), bins=17, backbone=labelled, num_steps=4)
+    guidance, draw = [], diffkit.System.sample
+
+    def sample(self: diffkit.System, *arguments: object, **options: object) -> object:
+        guidance.append(options.get("guidance"))
+        return draw(self, *arguments, **options)
+
+    monkeypatch.setattr(diffkit.System, "sample", sample)
+    words = ["--data", "digits", "--data.labels", "--extractor", "digits", "--num", "20", "--metrics", "fid"]
+    found = command("evaluate", run, *words, "--guidance", "cfg", "--guidance.scale", "2")
+    assert found.code == 0, found.err
+    assert guidance == [diffkit.guidance.ClassifierFree(2.0)]
+    assert f"samples of {run} (guidance cfg scale=2) (" in found.out
 
 
 def test_files_against_stored_statistics(command: Command, samples: Path, tmp_path: Path):
@@ -120,6 +137,7 @@ def test_nothing_is_drawn_that_cannot_be_measured(
         (["SAMPLES"], ["--data", "--reference"], "name the data to compare with"),
         (["--data", "digits"], ["--save-reference"], "name the samples to measure"),
         (["SAMPLES", "--data", "digits", "--steps", "4"], ["--steps"], "is for a saved system"),
+        (["SAMPLES", "--data", "digits", "--guidance", "none"], ["--guidance"], "is for a saved system"),
         (["RUN", "--data", "digits", "--size", "4"], ["--size"], "a system draws them in its own"),
         (["SAMPLES", "--data", "digits", "--size", "4,5,6"], ["--size"], "one number or two"),
         (["SAMPLES", "--data", "digits", "--extractor", "digit"], [], "did you mean 'digits'"),

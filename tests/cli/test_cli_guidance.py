@@ -118,10 +118,17 @@ def test_the_default_of_a_system_can_be_switched_off(
     assert command(*words, "--guidance", "none", "--overwrite").code == 0
     expected = diffkit.load(run).sample(3, seed=0, y=[0, 1, 2], guidance=None, progress=False)
     assert np.abs(drawn(tmp_path / "s").astype(int) - pixels(expected)).max() <= 1
-    assert refused(*words, "--guidance.scale", "2").endswith("NAME before it, also if it is the default of the system")
+    assert command(*words, "--guidance.scale", "2", "--overwrite").code == 0
+    expected = diffkit.load(run).sample(3, seed=0, y=[0, 1, 2], guidance=("cfg", {"scale": 2}), progress=False)
+    assert np.abs(drawn(tmp_path / "s").astype(int) - pixels(expected)).max() <= 1
+    printed = command(*words, "--guidance.rescale", "0.5", "--print-config").out
+    assert '[guidance]\nname = "cfg"\nscale = 9.0\n' in printed and "rescale = 0.5" in printed
+    assert refused("sample", make_system("none"), "--guidance.scale", "2") == (
+        "--guidance.scale needs a guidance; write --guidance NAME before it, such as autoguidance, cfg or classifier"
+    )
     assert refused(*words, "--no-guidance") == "no option '--no-guidance'; write --guidance none"
     (tmp_path / "c.toml").write_text('guidance = "none"')
-    assert command(*words, "--config", tmp_path / "c.toml").code == 0
+    assert command(*words, "--config", tmp_path / "c.toml", "--overwrite").code == 0
     (tmp_path / "g.toml").write_text('[guidance]\nname = "cfg"\nscale = 2.0')
     assert command(*words, "--config", tmp_path / "g.toml", "--guidance", "none").code == 0
 

@@ -16,7 +16,19 @@ from diffkit.registry import BUILT_IN, KINDS, registry
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
-from diffkit_docs import check, commands, docstrings, gallery, names, notebooks, options, plots, reference, repository  # noqa: E402
+from diffkit_docs import (  # noqa: E402
+    check,
+    commands,
+    docstrings,
+    external,
+    gallery,
+    names,
+    notebooks,
+    options,
+    plots,
+    reference,
+    repository,
+)
 
 PARTS = [(kind, e.name) for kind in KINDS for e in registry(kind).entries() if e.origin == BUILT_IN]
 
@@ -104,6 +116,26 @@ def test_links_to_the_repository_become_links_of_the_site(tmp_path: Path):
     text = "[a](../tests/layout/test_pages.py) [b](tasks.md#inversion) [c](https://example.org)"
     changed = repository.with_site_links(text, docs / "samplers.md", docs)
     assert changed == "a (`tests/layout/test_pages.py`) [b](tasks.md#inversion) [c](https://example.org)"
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("Mapping", "docs.python.org/3/library/collections.abc.html#collections.abc.Mapping"),
+        ("str", "docs.python.org/3/library/stdtypes.html#str"),
+        ("ValueError", "docs.python.org/3/library/exceptions.html#ValueError"),
+        ("nn.Module", "docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module"),
+        ("torch._C.Generator", "docs.pytorch.org/docs/stable/generated/torch.Generator.html#torch.Generator"),
+        ("torch.device", "docs.pytorch.org/docs/stable/tensor_attributes.html#torch.device"),
+        ("NDArray", "numpy.org/doc/stable/reference/typing.html#numpy.typing.NDArray"),
+    ],
+)
+def test_names_of_others_lead_to_their_documentation(name: str, page: str):
+    assert external.link(name) == f"https://{page}"
+
+
+def test_other_names_lead_nowhere():
+    assert [name for name in ("eta", "torch.no.such", "steps", "license") if external.link(name)] == []
 
 
 def test_a_page_becomes_a_notebook():

@@ -26,7 +26,11 @@ class Options(Drawing):
 
 
 SPEC = CommandSpec(
-    {"Options": Options}, {"sampler": None, "guidance": None}, config=True, defaults={**AS_COMPOSED, "strength": "0.5"}
+    {"Options": Options},
+    {"sampler": None, "guidance": None},
+    config=True,
+    composed=("sampler", "guidance"),
+    defaults={**AS_COMPOSED, "strength": "0.5"},
 )
 
 

@@ -18,6 +18,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
+from diffkit.cli.parsing.values import shown
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.paths import check_file, in_run_folder, may_replace
 from diffkit.data.sources._images import image_size
@@ -93,8 +94,9 @@ MOST = 1_000_000
 
 SPEC = CommandSpec(
     {"Options": Options},
-    {"sampler": None, "data": None},
+    {"sampler": None, "guidance": None, "data": None},
     config=True,
+    composed=("sampler", "guidance"),
     defaults={"sampler": "as it was composed", "num": "all, or 1000 of a system"},
 )
 
@@ -137,6 +139,16 @@ def run(parsed: ParsedOptions) -> None:
             found.save(options.out)
 
 
+def _source(path: Path, options: Options, parsed: ParsedOptions) -> str:
+    """Return the system that samples are drawn from, and how they are, where that is not as it was composed."""
+    how = [] if options.steps is None else [f"steps {shown(options.steps)}"]
+    for kind in ("sampler", "guidance"):
+        if kind in parsed.chosen:
+            name, of_part = parsed.parts.get(kind, ("none", {}))
+            how.append(" ".join([kind, name, *(f"{option}={shown(value)}" for option, value in of_part.items())]))
+    return f"samples of {path}" + (f" ({', '.join(how)})" if how else "")
+
+
 def _samples(
     options: Options,
     parsed: ParsedOptions,
@@ -147,9 +159,11 @@ def _samples(
 ) -> Data | None:
     """The samples, if there are any: read, or drawn from a saved system once it is clear that they can be measured."""
     from diffkit.cli.shared.device import device
+    from diffkit.cli.shared.guidance import load_guidance, with_guidance
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.compare import check_count, check_metrics
     from diffkit.evaluation.samples import draw_samples, read_samples
+    from diffkit.evaluation.sampling import label_of
     from diffkit.evaluation.saved import load
 
     if options.samples is None:
@@ -171,11 +185,19 @@ def _samples(
         check_count(options.num, count, metrics, stored, options.neighbours)
     if saved is None:
         return found
+    guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
     if real is not None and saved.num_classes is not None:
         match_classes(real, saved.classes)  # which it draws all of
-    chosen_options = chosen(steps=options.steps, sampler=parsed.parts.get("sampler"), y=saved.labels((), count))
-    source, seed = f"samples of {options.samples}", options.seed
-    return draw_samples(saved.system, count, source=source, batch_size=options.batch_size, seed=seed, **chosen_options)
+    return draw_samples(
+        saved.system,
+        count,
+        source=_source(options.samples, options, parsed),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        **with_guidance(parsed, guidance),
+        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler")),
+        **chosen(**{label_of(guidance): saved.labels((), count)}),
+    )
 
 
 def _search_here(extractor: str) -> None:
@@ -214,7 +236,7 @@ def _check(options: Options, parsed: ParsedOptions, system: bool) -> None:
         raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if not system:
         other = "and none is named" if options.samples is None else f"which {options.samples} is not"
-        parsed.refuse(f"{{}} is for a saved system, {other}", "steps", "sampler")
+        parsed.refuse(f"{{}} is for a saved system, {other}", "steps", "sampler", "guidance")
         return
     if options.num is not None and options.num > MOST:
         raise OptionError(f"--num must be <= {MOST} where samples are drawn from a system, got {options.num}")

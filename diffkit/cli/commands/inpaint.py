@@ -34,7 +34,13 @@ class Options(Drawing):
     jump: int = 10
 
 
-SPEC = CommandSpec({"Options": Options}, {"sampler": None, "guidance": None}, config=True, defaults=AS_COMPOSED)
+SPEC = CommandSpec(
+    {"Options": Options},
+    {"sampler": None, "guidance": None},
+    config=True,
+    composed=("sampler", "guidance"),
+    defaults=AS_COMPOSED,
+)
 
 
 def run(parsed: ParsedOptions) -> None:

@@ -29,7 +29,13 @@ class Options(PictureOptions):
     out: Path = Path("inverted")
 
 
-SPEC = CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=OF_INVERSION)
+SPEC = CommandSpec(
+    {"Options": Options},
+    {"sampler": "heun", "guidance": None},
+    config=True,
+    composed=("guidance",),
+    defaults=OF_INVERSION,
+)
 
 
 def run(parsed: ParsedOptions) -> None:

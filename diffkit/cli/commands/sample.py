@@ -85,6 +85,7 @@ SPEC = CommandSpec(
     {"Options": Options},
     {"sampler": None, "guidance": None},
     config=True,
+    composed=("sampler", "guidance"),
     defaults={**AS_COMPOSED, "n": f"{DEFAULT}, or one for each picture of --low-res"},
 )
 

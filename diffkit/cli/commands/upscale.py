@@ -33,7 +33,11 @@ class Options(Drawing):
 
 
 SPEC = CommandSpec(
-    {"Options": Options}, {"sampler": None, "guidance": None}, config=True, defaults={**AS_COMPOSED, "sampler": "ddim"}
+    {"Options": Options},
+    {"sampler": None, "guidance": None},
+    config=True,
+    composed=("guidance",),
+    defaults={**AS_COMPOSED, "sampler": "ddim"},
 )
 
 

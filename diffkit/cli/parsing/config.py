@@ -1,4 +1,4 @@
-"""Options that lie beneath those of the command line: a published preset, and over it a TOML file.
+"""Options that lie beneath those of the command line: a saved system's or a published preset, and over it a TOML file.
 
 num_steps = 4000
 
@@ -17,15 +17,16 @@ from typing import Any
 
 from attrs import frozen
 
-from diffkit.cli.parsing.options import Option
+from diffkit.cli.parsing.options import Option, spelled
 from diffkit.cli.parsing.parts import named_in_table, named_on_line, names_of
 from diffkit.cli.parsing.spec import CommandSpec
 from diffkit.cli.parsing.spelling import toml_spelling
 from diffkit.cli.parsing.values import check_path, conform, read, toml
-from diffkit.errors import Message, OptionError, Setting, Spelling, did_you_mean, joined, nearest
+from diffkit.errors import Message, OptionError, Setting, SpecError, Spelling, did_you_mean, joined, nearest
 from diffkit.presets import preset
 from diffkit.registry import KINDS
-from diffkit.runtime.strict_json import parse_toml, read_bytes
+from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.strict_json import parse_toml, read_bytes, read_json
 from diffkit.training.config import RETIRED
 
 _FEW = 3
@@ -52,8 +53,11 @@ class Layer:
 def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
     """Return what ``--preset`` and ``--config`` name on a command line, the lower one first.
 
+    Where the line has only options of a part, such as ``--guidance.scale 2``, the part is that of the saved system.
+
     Raises:
         OptionError: The file cannot be read.
+        SpecError: The saved system cannot be read.
         UnknownComponentError: There is no such preset.
     """
     named = named_on_line(words, ["preset", "config"])
@@ -61,7 +65,25 @@ def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
     if "preset" in named and spec.preset:
         set_above = {key for layer in found for key in layer.table} | {word.partition("=")[0] for word in words}
         found.insert(0, _from_preset(named["preset"], spec, {key.lstrip("-").replace("-", "_") for key in set_above}))
-    return found
+    chosen = {*named_on_line(words, spec.composed)}.union(*(layer.names(spec.composed) for layer in found))
+    changed = [k for k in spec.composed if k not in chosen and any(w.startswith(f"{spelled((k,))}.") for w in words)]
+    return [_from_system(words, changed), *found] if changed else found
+
+
+def _from_system(words: Sequence[str], kinds: Collection[str]) -> Layer:
+    """The sampler and the default guidance of the saved system that a line names."""
+    folders = [Path(word) for word in words if not word.startswith("-")]
+    folder = next((folder for folder in folders if (folder / SPEC).is_file()), None)
+    if folder is None:
+        return Layer("", {})
+    saved = read_json(folder / SPEC, SpecError)
+    parts, settings = (each if isinstance(each := saved.get(name), Mapping) else {} for name in ("parts", "settings"))
+    sampler, sampling = parts.get("sampler"), settings.get("sampling")
+    found = {
+        "sampler": {"name": sampler["name"], **sampler["options"]} if isinstance(sampler, Mapping) else None,
+        "guidance": sampling.get("guidance") if isinstance(sampling, Mapping) else None,
+    }
+    return Layer(str(folder / SPEC), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)})
 
 
 def _from_preset(name: str, spec: CommandSpec, set_above: Collection[str]) -> Layer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +25,8 @@ _DATA = {
     "val": "Held-out data to validate on, as for --data.",
 }
 """Slots that data fills, with their help."""
+_SHOWN = 3
+"""Names of parts that an error lists at most."""
 _MAY_BE_EMPTY = ("guidance",)
 """Slots in which "none" is no part, in place of a default of the system."""
 
@@ -130,19 +133,29 @@ def lasting_options(kind: str, one: str, other: str) -> set[str]:
     return {key for key, value in both if Path not in (value, *typing.get_args(value))}
 
 
-def empty_slot(kind: str, flag: str) -> str:
-    """Return the error text for an option of a part where none is chosen."""
-    also = ", also if it is the default of the system" if kind in _MAY_BE_EMPTY else ""
-    return f"{flag} needs a {kind}; write {spelled((kind,))} NAME before it{also}"
+def empty_slot(kind: str, flag: str, word: str) -> str:
+    """Return the error text for an option of a part where none is chosen, with some built-in parts that have it."""
+    having = _built_in_with(kind, word)[:_SHOWN]
+    such = f", such as {' or '.join(filter(None, [', '.join(having[:-1]), having[-1]]))}" if having else ""
+    return f"{flag} needs a {kind}; write {spelled((kind,))} NAME before it{such}"
 
 
 def unknown_option(kind: str, name: str, word: str) -> str:
     """Return the error text for an unknown option, with the built-in part that has it."""
     own = [".".join(option.path[1:]) for option in part_options(kind, name)]
     text = f"{kind} {name!r} has no option {word!r}{did_you_mean(word, own)} (options: {', '.join(own) or 'none'})"
-    others = [n for n in _listed(kind) if n != canonical(name)] if kind in KINDS and KINDS[kind].slot else []
-    having = [n for n in others if word in {option.path[-1] for option in part_options(kind, n)}]
+    having = _built_in_with(kind, word) if kind in KINDS and KINDS[kind].slot else []
     return f"{text}; {kind} {having[0]!r} has it: {spelled((kind,))} {having[0]}" if having else text
+
+
+def _built_in_with(kind: str, word: str) -> list[str]:
+    """Names of the built-in parts that have an option, and that a command line can choose."""
+    found = []
+    for name in _listed(kind):
+        with suppress(OptionError):  # it can be made in Python only
+            if word in {option.path[-1] for option in part_options(kind, name)}:
+                found.append(name)
+    return found
 
 
 def _help(kind: str) -> str:

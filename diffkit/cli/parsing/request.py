@@ -213,5 +213,5 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
     if not dot or kind not in request.spec.slots:
         return None
     if kind not in request.parts:
-        return empty_slot(kind, flag)
+        return empty_slot(kind, flag, name)
     return unknown_option(kind, request.parts[kind], name)

@@ -22,6 +22,7 @@ class CommandSpec:
         options: attrs classes whose fields are its options, or options, under a heading each.
         slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
+        composed: Slots that a saved system fills; options of theirs alone change its part: ``--guidance.scale 2``.
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training", "sampling".
         classifier: Its presets are those of classifiers, not of systems.
@@ -32,6 +33,7 @@ class CommandSpec:
     options: Mapping[str, type[Any] | tuple[Option, ...]]
     slots: Mapping[str, str | None] = field(factory=dict)
     required: frozenset[str] = frozenset()
+    composed: tuple[str, ...] = ()
     config: bool = False
     preset: tuple[str, ...] = ()
     classifier: bool = False

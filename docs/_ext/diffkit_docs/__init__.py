@@ -15,7 +15,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
-from diffkit_docs import docstrings, options
+from diffkit_docs import docstrings, external, options
 from diffkit_docs.check import problems
 from diffkit_docs.commands import write_commands
 from diffkit_docs.embedding import GalleryFigures
@@ -106,7 +106,10 @@ def _aliases() -> dict[str, str]:
 
 
 def link_to_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.reference | None:
-    """Link a name that is written without its module, if only one object has it: `System.sample`, `OptionError`."""
+    """Link a name that is written without its module, if only one object has it: `System.sample`, `OptionError`.
+
+    Names of Python, PyTorch and NumPy lead to their own documentation.
+    """
     if node.get("refdomain") != "py":
         return None
     target = _aliases().get(node["reftarget"], node["reftarget"]).removeprefix(".")
@@ -115,7 +118,10 @@ def link_to_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> no
     found = [name for name in found if objects[name].objtype != "module"] or found
     shortest = min(found, key=lambda name: (name.count("."), len(name)), default=None)
     same = {name.split(".")[-1] for name in found}
-    if shortest is None or len(same) > 1 or ("." not in target and target.islower() and len(found) > 1):
+    if shortest is None:
+        address = external.link(target)
+        return address and nodes.reference("", "", content, internal=False, refuri=address)
+    if len(same) > 1 or ("." not in target and target.islower() and len(found) > 1):
         return None
     entry = objects[shortest]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, shortest)

@@ -43,9 +43,14 @@ class Name:
         return f"{self.module}.{self.name}"
 
     @property
+    def key(self) -> str | int:
+        """What is equal for the same object by another name; data by two names is two things."""
+        return self.path if self.what == "data" else id(self.value)
+
+    @property
     def what(self) -> str:
         """What it is: class, exception, function or data."""
-        if inspect.isclass(self.value):
+        if inspect.isclass(self.value) and self.value is not Any:
             return "exception" if issubclass(self.value, BaseException) else "class"
         return "function" if inspect.isroutine(self.value) else "data"
 
@@ -68,11 +73,11 @@ def public_names() -> tuple[Name, ...]:
         if path not in found and not any(part.startswith("_") for part in path.split(".")):
             found |= {each.path: each for each in _mentioned_names(module, name)}
     todo = list(found.values())
-    known = {id(each.value) for each in todo}
+    known = {each.key for each in todo}
     while todo:
         for each in _in_signatures(todo.pop()):
-            if id(each.value) not in known:
-                known.add(id(each.value))
+            if each.key not in known:
+                known.add(each.key)
                 found[each.path] = each
                 todo.append(each)
     return tuple(found.values())
@@ -104,28 +109,28 @@ def _is_internal(module: str) -> bool:
 
 
 @cache
-def _classes() -> Mapping[str, str]:
-    """Name of each public class of the package -> its module, where only one has that name."""
+def _types() -> Mapping[str, str]:
+    """Name of each public class and documented type alias -> its module, where only one has that name."""
     found: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         entries = module.split(".")[1:]
         if not any(entry.startswith("_") or entry in ("cli", "parts", "demo") for entry in entries):
-            for node in _tree(path).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    found.setdefault(node.name, []).append(module)
+            for name in _defined_names(path):
+                if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                    found.setdefault(name, []).append(module)
     return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
 
 
 def _in_signatures(name: Name) -> Iterator[Name]:
-    """Classes of diffkit that the signatures of a name, and of its public methods, are made of."""
+    """Classes and type aliases of diffkit that the signatures of a name, and of its public methods, are made of."""
     value = name.value
     members = [m for key, m in vars(value).items() if not key.startswith("_")] if inspect.isclass(value) else []
     holders = [value, *(getattr(m, "fget", None) or getattr(m, "__func__", m) for m in members)]
     text = " ".join(str(hint) for each in holders for hint in getattr(each, "__annotations__", {}).values())
     for word in sorted(set(re.findall(r"\b[A-Z]\w+", text))):
-        if word in _classes():
-            module = _classes()[word]
+        if word in _types():
+            module = _types()[word]
             yield Name(module, word, getattr(importlib.import_module(module), word))
 
 

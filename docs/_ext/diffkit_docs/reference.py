@@ -28,12 +28,8 @@ def write_reference(folder: Path) -> None:
 
 def homes(names: Iterable[Name]) -> dict[str, str]:
     """Return the full name of each public name -> that under which its page is, the first of the same object."""
-    first: dict[int, str] = {}
-    found = {}
-    for each in names:
-        same = each.what != "data"
-        found[each.path] = first.setdefault(id(each.value), each.path) if same else each.path
-    return found
+    first: dict[str | int, str] = {}
+    return {each.path: first.setdefault(each.key, each.path) for each in names}
 
 
 def summary(value: Any) -> str:
