@@ -40,6 +40,7 @@ _DTYPES = {
 }
 """Names of dtypes in the format; tensors are stored in the reverse of this order, and by name."""
 _NAMES = {dtype: (rank, name) for rank, (name, dtype) in enumerate(_DTYPES.items())}
+_header_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _LONGEST_HEADER = 100_000_000
 """Most bytes of a header, as in the library."""
 _CHUNK = 1 << 22
@@ -53,24 +54,20 @@ _PIECE = 1 << 15
 
 
 @torch.no_grad()
-def write_weights(
-    file: BinaryIO, state: Mapping[str, Tensor], record: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def write_weights(file: BinaryIO, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write tensors into an empty file, and return the record of the file.
 
     Args:
         file: The file, open for writing; it is not flushed.
         state: The tensors, by name.
-        record: The record, if the same tensors were written before; they are not hashed again then.
     Raises:
         CheckpointError: safetensors cannot hold one of them.
     """
-    found = _FileHash() if record is None else None
+    found = _FileHash()
     for piece in _pieces(state):
         file.write(piece)
-        if found:
-            found.update(piece)
-    return found.record() if found else dict(record or {})
+        found.update(piece)
+    return found.record()
 
 
 @torch.no_grad()
@@ -163,7 +160,7 @@ def _pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header = _header_json(entries).encode()
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     yield from _data([state[name] for name in ordered if state[name].nbytes])

@@ -53,14 +53,6 @@ def test_the_bytes_are_those_of_the_library():
     assert written(rare) == save(rare)
 
 
-def test_what_was_written_before_is_not_hashed_again(monkeypatch):
-    record = weights_record(tensors())
-    monkeypatch.setattr(hashlib, "sha256", None)
-    file = io.BytesIO()
-    assert write_weights(file, tensors(), record) == record
-    assert len(file.getvalue()) == record["size"]
-
-
 @pytest.mark.parametrize("size", [7, CHUNK // 4])
 def test_what_is_read_is_what_was_written(tmp_path, size):
     state = tensors() | {"large": torch.arange(size, dtype=torch.float64)}
