@@ -32,8 +32,9 @@ class Job:
         while any(process.runs() for process in self.processes) and time.monotonic() < end:
             time.sleep(0.01)
         if time.monotonic() >= end:
+            said = [pickle.loads(process.told)[0] for process in self.processes if process.told]
             self.kill(signal.SIGKILL)
-            pytest.fail(f"the processes did not end within {PATIENCE} s")
+            pytest.fail("\n".join([f"{len(said)} of the processes ended within {PATIENCE} s", *said]))
         outcomes = [process.outcome() for process in self.processes]
         failed = [text for text, _ in outcomes if text]
         assert not failed, "\n".join(failed)

@@ -2,6 +2,10 @@
 
 The bytes are those of the safetensors library, which takes a second copy of a file in memory and cannot hash on the
 way. Files that it alone understands, such as those of rare dtypes, are read and written by it.
+
+The record of a file has its size and its SHA-256. A file of more than 4 MiB is hashed in chunks, so that threads can
+hash some while the next are read: "sha256" is that of the digests of all chunks, and "chunk" has their size. A large
+file whose record has no "chunk" was written by an earlier version, which hashed it as a whole.
 """
 
 from __future__ import annotations
@@ -10,9 +14,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import CheckpointError
-from diffkit.runtime.strict_json import check_fields, check_ordinary, parse_json, reason
+from diffkit.runtime.strict_json import check_fields, check_ordinary, parse_json, reason, shown
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -36,87 +40,71 @@ _DTYPES = {
 }
 """Names of dtypes in the format; tensors are stored in the reverse of this order, and by name."""
 _NAMES = {dtype: (rank, name) for rank, (name, dtype) in enumerate(_DTYPES.items())}
+_header_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _LONGEST_HEADER = 100_000_000
 """Most bytes of a header, as in the library."""
-_CHUNK = 1 << 18
-"""Bytes that are read before they are hashed: 256 KiB, which are still in a processor's cache then."""
+_CHUNK = 1 << 22
+"""Bytes of a chunk: large for a thread to start with, small beside the file that waits for the last of them."""
+_THREADS = 4
+"""Threads that hash: together faster than the one that reads."""
 _SMALL = 1 << 20
 """Bytes up to which a thread takes longer to start than to hash."""
+_PIECE = 1 << 15
+"""Bytes up to which tensors are put together before they are written."""
 
 
 @torch.no_grad()
-def write_weights(
-    file: BinaryIO, state: Mapping[str, Tensor], record: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write tensors into an empty file, and return the file's record: its size and SHA-256.
+def write_weights(file: BinaryIO, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors into an empty file, and return the record of the file.
 
     Args:
         file: The file, open for writing; it is not flushed.
         state: The tensors, by name.
-        record: The record, if the same tensors were written before; they are not hashed again then.
     Raises:
         CheckpointError: safetensors cannot hold one of them.
     """
-    if record is not None:
-        for piece in _pieces(state):
-            file.write(piece)
-        return {"size": record["size"], "sha256": record["sha256"]}
-    found, size = hashlib.sha256(), 0
+    found = _FileHash()
     for piece in _pieces(state):
         file.write(piece)
         found.update(piece)
-        size += len(piece)
-    return {"size": size, "sha256": found.hexdigest()}
+    return found.record()
 
 
 @torch.no_grad()
-def weights_record(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the record of the file that `write_weights` writes."""
-    found, size = hashlib.sha256(), 0
+def weights_record(state: Mapping[str, Tensor], *, chunked: bool = True) -> dict[str, Any]:
+    """Return the record of the file that `write_weights` writes; not ``chunked``, as earlier versions recorded it."""
+    found = _FileHash(chunked=chunked)
     for piece in _pieces(state):
         found.update(piece)
-        size += len(piece)
-    return {"size": size, "sha256": found.hexdigest()}
-
-
-def read_weights(path: Path, record: Mapping[str, Any] | None = None, *, ahead: bool = True) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file after comparing it with its recorded size and SHA-256.
-
-    Args:
-        path: The file.
-        record: Its "size" and "sha256", and under "before" those of the file that it replaces.
-        ahead: Read the next bytes of a large file while a thread hashes those before.
-    Raises:
-        CheckpointError: The file is missing, truncated, altered or not a safetensors file.
-    """
-    if record is not None:
-        check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))
-    try:
-        check_ordinary(path)
-        with path.open("rb", buffering=0) as file:
-            header, layout = _read_header(file)
-            if layout is not None:
-                tensors, found = _read_tensors(file, header, layout, None if record is None else _Hasher(ahead))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    if layout is None:
-        return _read_by_library(path, record)
-    _check_recorded(path, found, record)
-    return tensors
-
-
-def read_each(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, Tensor]]:
-    """Return what `read_weights` returns for each of several files; large ones are read at the same time."""
-    if len(files) < 2 or sum(record["size"] for _, record in files) < 2 * _SMALL:
-        return [read_weights(path, record) for path, record in files]
-    processors = os.cpu_count() or 1
-    with ThreadPoolExecutor(min(len(files), processors), "read") as threads:
-        return list(threads.map(lambda file: read_weights(*file, ahead=processors > len(files)), files))
+    return found.record()
 
 
 def digest(content: bytes) -> dict[str, Any]:
-    """Return the record of a file with this content: its size and SHA-256."""
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    """Return the record of a file with this content."""
+    found = _FileHash()
+    found.update(content)
+    return found.record()
+
+
+def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file after comparing it with its record.
+
+    Args:
+        path: The file.
+        record: Its record, and under "before" that of the file that it replaces.
+    Raises:
+        CheckpointError: The file is missing, truncated, altered or not a safetensors file.
+    """
+    return read_each([(path, record)])[0]
+
+
+def read_each(files: Sequence[tuple[Path, Mapping[str, Any] | None]]) -> list[dict[str, Tensor]]:
+    """Return what `read_weights` returns for each of several files, once all of them agree with their records."""
+    with ThreadPoolExecutor(_THREADS, "hash") as threads:
+        found = [_read(path, record, threads) for path, record in files]
+        for (path, record), (_, hashed) in zip(files, found, strict=True):
+            _check_recorded(path, hashed, record)
+    return [tensors for tensors, _ in found]
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +160,7 @@ def _pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header = _header_json(entries).encode()
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     yield from _data([state[name] for name in ordered if state[name].nbytes])
@@ -182,7 +170,7 @@ def _data(tensors: Sequence[Tensor]) -> Iterator[memoryview]:
     """Yield the memory of tensors; small ones of one dtype are put together, as each piece has its cost."""
     small: list[Tensor] = []
     for tensor in tensors:
-        large = tensor.nbytes > _CHUNK // 8
+        large = tensor.nbytes > _PIECE
         if small and (large or len(small) == 64 or tensor.dtype != small[0].dtype):
             yield _memory(torch.cat(small))
             small = []
@@ -240,97 +228,123 @@ def _layout(entries: Any, size: int) -> list[_Place] | None:
     return found if end == size else None
 
 
-def _read_tensors(
-    file: Any, header: bytes, layout: Sequence[_Place], hasher: _Hasher | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors that follow a header, each in memory of its own, and the record of the file."""
-    tensors, size = {}, len(header) + sum(place.size for place in layout)
-    update = hasher.update if hasher else len
-    with hasher or nullcontext():
-        update(header)
-        for place in layout:
-            own = torch.empty(place.size, dtype=torch.uint8)
-            if place.size:
-                _read_into(file, own.numpy().data, update)
-            tensors[place.name] = own.view(place.dtype).view(place.shape)
-        return tensors, {"size": size, "sha256": hasher.hexdigest()} if hasher else {}
+def _read(
+    path: Path, record: Mapping[str, Any] | None, threads: Executor
+) -> tuple[dict[str, Tensor], _FileHash | None]:
+    """Return the tensors of a file, not yet verified, and its hash if there is a record to compare it with."""
+    found = None if record is None else _FileHash(chunked=_is_chunked(path, record), threads=threads)
+    try:
+        check_ordinary(path)
+        with path.open("rb", buffering=0) as file:
+            header, layout = _read_header(file)
+            if layout is not None:
+                return _read_tensors(file, header, layout, found), found
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    if found:
+        found.update(content)
+        _check_recorded(path, found, record)
+    return _read_by_library(path, content), found
 
 
-def _read_into(file: Any, memory: memoryview, update: Callable[[memoryview], object]) -> None:
-    """Fill memory with the next bytes of a file, and call ``update`` with each piece of it."""
-    done = 0
-    while done < len(memory):
-        count = file.readinto(memory[done : done + _CHUNK])
-        if not count:
-            raise ValueError("it became shorter while it was read")
-        update(memory[done : done + count])
-        done += count
+def _read_tensors(file: Any, header: bytes, layout: Sequence[_Place], found: _FileHash | None) -> dict[str, Tensor]:
+    """Return the tensors that follow a header, each in memory of its own."""
+    update = found.update if found else len
+    tensors = {}
+    update(header)
+    for place in layout:
+        own = torch.empty(place.size, dtype=torch.uint8)
+        memory, done = own.numpy().data, 0
+        while done < place.size:
+            count = file.readinto(memory[done : done + _CHUNK])
+            if not count:
+                raise ValueError("it became shorter while it was read")
+            update(memory[done : done + count])
+            done += count
+        tensors[place.name] = own.view(place.dtype).view(place.shape)
+    if found:
+        found.end_chunk()
+    return tensors
 
 
-class _Hasher:
-    """The SHA-256 of pieces of memory in their order; with ``ahead``, in a thread while the caller reads the next.
-
-    Args:
-        ahead: Use a thread, as soon as there is enough to hash.
-    """
-
-    def __init__(self, ahead: bool):
-        self._hash, self._ahead = hashlib.sha256(), ahead
-        self._thread: ThreadPoolExecutor | None = None
-        self._pieces: list[bytes | memoryview] = []
-        self._size = 0
-
-    def update(self, piece: bytes | memoryview) -> None:
-        """Add a piece, whose memory must not change."""
-        if not self._ahead:
-            self._hash.update(piece)
-            return
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size >= _SMALL:
-            self._thread = self._thread or ThreadPoolExecutor(1, "hash")
-            self._thread.submit(self._add, self._pieces)
-            self._pieces, self._size = [], 0
-
-    def hexdigest(self) -> str:
-        """Return the digest of all pieces."""
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._add(self._pieces)
-        return self._hash.hexdigest()
-
-    def _add(self, pieces: list[bytes | memoryview]) -> None:
-        for piece in pieces:
-            self._hash.update(piece)
-
-    def __enter__(self) -> _Hasher:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-
-
-def _read_by_library(path: Path, record: Mapping[str, Any] | None) -> dict[str, Tensor]:
-    """Read a file with the library: one of rare dtypes, or a damaged one."""
+def _read_by_library(path: Path, content: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a file that the library has to judge: one of rare dtypes, or a damaged one."""
     from safetensors.torch import load as from_bytes
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    _check_recorded(path, digest(content), record)
     try:
         return from_bytes(content)
     except Exception as error:  # damaged bytes raise several kinds of error
         raise CheckpointError(f"{path} is not a whole safetensors file: {reason(error)}") from error
 
 
-def _check_recorded(path: Path, found: Mapping[str, Any], record: Mapping[str, Any] | None) -> None:
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+class _FileHash:
+    """The record of a file, from its bytes in their order.
+
+    Args:
+        chunked: Hash a large file in chunks.
+        threads: Where chunks are hashed; in the caller's thread by default.
+    """
+
+    def __init__(self, *, chunked: bool = True, threads: Executor | None = None):
+        self._chunk = _CHUNK if chunked else sys.maxsize
+        self._threads = threads
+        self._digests: list[bytes | Future[bytes]] = []
+        self._pieces: list[memoryview] = []
+        self._size, self._start = 0, 0
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Add a piece, whose memory must not change."""
+        rest = memoryview(piece)
+        while rest:
+            part = rest[: self._start + self._chunk - self._size]
+            self._pieces.append(part)
+            self._size += len(part)
+            rest = rest[len(part) :]
+            if self._size - self._start == self._chunk:
+                self.end_chunk()
+
+    def end_chunk(self) -> None:
+        """Hash the pieces of the chunk that ends here, if there are any."""
+        if self._threads and self._size - self._start > _SMALL:
+            self._digests.append(self._threads.submit(_sha256, self._pieces))
+        elif self._pieces:
+            self._digests.append(_sha256(self._pieces))
+        self._pieces, self._start = [], self._size
+
+    def record(self) -> dict[str, Any]:
+        """Return the record of a file with all pieces so far, once they are hashed."""
+        self.end_chunk()
+        found = [each if isinstance(each, bytes) else each.result() for each in self._digests]
+        if len(found) > 1:
+            return {"size": self._size, "sha256": _sha256(found).hex(), "chunk": self._chunk}
+        return {"size": self._size, "sha256": (found[0] if found else _sha256([])).hex()}
+
+
+def _sha256(pieces: Iterable[bytes | memoryview]) -> bytes:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.digest()
+
+
+def _is_chunked(path: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether a file, or the one that it replaces, was hashed in chunks; raise if its record is damaged."""
+    none, what = type(None), f"the record of {path}"
+    check_fields(record, what, CheckpointError, size=int, sha256=str, chunk=(int, none), before=(dict, none))
+    if record.get("chunk", _CHUNK) != _CHUNK:
+        raise CheckpointError(f"{what} has 'chunk' {shown(record['chunk'])}; it can only be {_CHUNK}")
+    return "chunk" in record or "chunk" in (record.get("before") or {})
+
+
+def _check_recorded(path: Path, hashed: _FileHash | None, record: Mapping[str, Any] | None) -> None:
     """Raise unless a file's size and digest are those recorded, or those of the file that it replaces."""
-    if record is None:
+    if hashed is None or record is None:
         return
-    before = record.get("before")
+    found, before = hashed.record(), record.get("before")
     if before is not None and all(found[key] == before.get(key) for key in found):
         return
     if found["size"] != record["size"]:

@@ -6,6 +6,7 @@ A spec has no import paths, so rebuilding it runs only the code of the parts it 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -118,7 +119,7 @@ def renew(
     *,
     damaged: bool = False,
     before: Mapping[str, Any] | None = None,
-    record: Mapping[str, Any] | None = None,
+    written: tuple[Path, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write spec and weights of a training run into its own folder again.
 
@@ -130,7 +131,7 @@ def renew(
         folder: The run's.
         damaged: The weights in the folder are damaged, so their digest is not recorded.
         before: Record of the weights in the folder, if known; else they are hashed.
-        record: Record of the new weights, if they were written into another file already.
+        written: Another file with the same weights, and its record; it is copied.
     Returns:
         The record of the new weights.
     Raises:
@@ -140,11 +141,13 @@ def renew(
         if before is None and not damaged and (folder / WEIGHTS).exists():
             before = digest((folder / WEIGHTS).read_bytes())
         with replacing(folder / WEIGHTS) as temporary:
+            if written is not None:
+                shutil.copyfile(written[0], temporary)
             with temporary.open("r+b") as file:
-                found = write_weights(file, weights, record)
+                record = write_weights(file, weights) if written is None else dict(written[1])
                 flush(file)
-            write_atomically(folder / SPEC, _spec_bytes(spec, found, before))
-    return found
+            write_atomically(folder / SPEC, _spec_bytes(spec, record, before))
+    return record
 
 
 @contextmanager

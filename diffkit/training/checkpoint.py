@@ -74,7 +74,6 @@ def write(
     """
     ranks = ranks or Ranks()
     target, temporary = folder / step_name(step), folder / f"{_DOOMED}{step_name(step)}"
-    needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     try:
         ranks.rank_zero(lambda: _create_temporary(folder, temporary))
         written = ranks.all_ranks(lambda: _write_files(temporary, files))
@@ -84,7 +83,8 @@ def write(
     except (OSError, RuntimeError) as error:
         if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        advice = f"; more than {needed} bytes are needed" if _is_full(error) else ""
+        size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+        advice = f"; more than {size} bytes are needed" if _is_full(error) else ""
         raise CheckpointError(f"cannot write checkpoint {target}: {error}{advice}") from error
     return records
 

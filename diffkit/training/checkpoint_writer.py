@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffkit.runtime.distributed import Ranks, background_ranks
 from diffkit.runtime.files import sync_file
-from diffkit.runtime.run_layout import CHECKPOINTS
+from diffkit.runtime.run_layout import CHECKPOINTS, step_name
 from diffkit.system.saving import renew
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import Files
@@ -116,8 +116,11 @@ class CheckpointWriter:
 
     def _write_system(self, files: Files, weights: Mapping[str, Tensor], records: Mapping[str, Any]) -> None:
         same = next((name for name, tensors in files.items() if tensors is weights), None)
-        record = None if same is None else records[f"{same}.safetensors"]
-        self.model_record = renew(self.spec, weights, self.folder, before=self.model_record, record=record)
+        written = None
+        if same is not None:
+            name = f"{same}.safetensors"
+            written = self.folder / CHECKPOINTS / step_name(self.saved) / name, records[name]
+        self.model_record = renew(self.spec, weights, self.folder, before=self.model_record, written=written)
         self.prune()
 
 

@@ -272,9 +272,10 @@ def find_system_fault(folder: Path, weights: Mapping[str, Tensor]) -> SystemFaul
         folder: The folder of the run.
         weights: Weights for sampling in the newest checkpoint.
     """
-    path, expected = folder / WEIGHTS, weights_record(weights)
+    path = folder / WEIGHTS
     try:
         record = read_comparable_spec(folder).get("weights") or {}
+        expected = weights_record(weights, chunked="chunk" in record)
         recorded = all(record.get(key) == value for key, value in expected.items())
         if recorded and _is_intact(path, expected):
             return None

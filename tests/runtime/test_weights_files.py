@@ -10,7 +10,16 @@ import torch
 from safetensors.torch import load, save
 
 from diffkit.errors import CheckpointError
-from diffkit.runtime.weights_files import read_each, read_weights, to_safetensors, weights_record, write_weights
+from diffkit.runtime.weights_files import (
+    digest,
+    read_each,
+    read_weights,
+    to_safetensors,
+    weights_record,
+    write_weights,
+)
+
+CHUNK = 1 << 22
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -28,8 +37,13 @@ def written(state: dict[str, torch.Tensor]) -> bytes:
     file = io.BytesIO()
     record = write_weights(file, state)
     content = file.getvalue()
-    assert record == weights_record(state) == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert record == weights_record(state) == digest(content)
+    assert len(content) > CHUNK or record == {"size": len(content), "sha256": sha256(content)}
     return content
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def test_the_bytes_are_those_of_the_library():
@@ -39,37 +53,55 @@ def test_the_bytes_are_those_of_the_library():
     assert written(rare) == save(rare)
 
 
-def test_what_was_written_before_is_not_hashed_again(monkeypatch):
-    record = weights_record(tensors())
-    monkeypatch.setattr(hashlib, "sha256", None)
-    file = io.BytesIO()
-    assert write_weights(file, tensors(), record) == record
-    assert len(file.getvalue()) == record["size"]
-
-
-@pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("size", [7, 1 << 18])
-def test_what_is_read_is_what_was_written(tmp_path, ahead, size):
+@pytest.mark.parametrize("size", [7, CHUNK // 4])
+def test_what_is_read_is_what_was_written(tmp_path, size):
     state = tensors() | {"large": torch.arange(size, dtype=torch.float64)}
     (tmp_path / "file").write_bytes(content := written(state))
-    found = read_weights(tmp_path / "file", weights_record(state), ahead=ahead)
+    found = read_weights(tmp_path / "file", weights_record(state))
     assert found.keys() == state.keys() == load(content).keys()
     for name, value in found.items():
         assert torch.equal(value, state[name]) and value.dtype == state[name].dtype
         assert value.untyped_storage().nbytes() == value.nbytes  # memory of its own
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_a_flipped_bit_anywhere_is_found(tmp_path, ahead):
-    state = {"a": torch.arange(1 << 17, dtype=torch.float64), "b": torch.ones(3)}
-    content, record, path = written(state), weights_record(state), tmp_path / "file"
-    for at in [0, 9, 60, 200, len(content) // 2, len(content) - 1]:
-        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(CheckpointError, match="is damaged: its SHA-256 is not the one that was written"):
-            read_weights(path, record, ahead=ahead)
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+@pytest.mark.parametrize("size", [1 << 17, CHUNK // 8 * 3], ids=["small", "large"])
+def test_damage_anywhere_is_found(tmp_path, chunked, size):
+    state = {"a": torch.arange(size, dtype=torch.float64), "b": torch.ones(3)}
+    content, path = written(state), tmp_path / "file"
+    record, chunks = weights_record(state, chunked=chunked), range(0, len(content) - CHUNK, CHUNK)
+    path.write_bytes(content)
+    changes = [(at, bytes([content[at] ^ 1])) for at in (0, 9, 60, len(content) // 2, len(content) - 1)]
+    if len(chunks) == 3:
+        one, two = (content[start : start + CHUNK] for start in chunks[1:])
+        changes.append((CHUNK, two + one))
+    for at, new in changes:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(new)
+            with pytest.raises(CheckpointError, match="is damaged: its SHA-256 is not the one that was written"):
+                file.flush()
+                read_weights(path, record)
+            file.seek(at)
+            file.write(content[at : at + len(new)])
+    read_weights(path, record)
     path.write_bytes(content[:-8])
     with pytest.raises(CheckpointError, match=rf"it has {len(content) - 8} bytes, {len(content)} were written"):
-        read_weights(path, record, ahead=ahead)
+        read_weights(path, record)
+
+
+def test_the_record_of_a_large_file_is_of_its_chunks_and_an_earlier_one_of_the_whole(tmp_path):
+    state, other = {"a": torch.ones(CHUNK // 2)}, {"a": torch.zeros(CHUNK // 2)}
+    (tmp_path / "file").write_bytes(content := written(state))
+    chunks = [content[start : start + CHUNK] for start in range(0, len(content), CHUNK)]
+    digests = b"".join(hashlib.sha256(chunk).digest() for chunk in chunks)
+    new, old = weights_record(state), weights_record(state, chunked=False)
+    assert new == digest(content) == {"size": len(content), "sha256": sha256(digests), "chunk": CHUNK}
+    assert old == {"size": len(content), "sha256": sha256(content)}
+    for record in (new, old, weights_record(other) | {"before": new}):
+        assert torch.equal(read_weights(tmp_path / "file", record)["a"], state["a"])
+    with pytest.raises(CheckpointError, match="has 'chunk' 5; it can only be 4194304"):
+        read_weights(tmp_path / "file", new | {"chunk": 5})
 
 
 def test_the_file_that_a_new_one_replaces_is_accepted_too(tmp_path):

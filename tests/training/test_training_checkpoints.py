@@ -10,6 +10,7 @@ import pickle
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from training_support import checkpoints, content, lines, system, train
 
 import diffkit
 from diffkit.errors import CheckpointError, OptionError, SpecError
+from diffkit.runtime import weights_files
 from diffkit.system.saving import renew
 from diffkit.training import checkpoint
 
@@ -345,3 +347,23 @@ def test_a_system_that_nothing_describes_is_held_against_the_checkpoints(run):
         train(run, system=system(mean="x_start"))
     train(run)
     diffkit.load(run)
+
+
+def test_a_run_whose_large_files_were_hashed_as_a_whole_goes_on(made, tmp_path, monkeypatch, capsys):
+    """Earlier versions recorded every file like this; here files of more than 1 KiB are large."""
+    train(tmp_path, steps=8)
+    whole = read_json(tmp_path / "spec.json")["weights"]
+    monkeypatch.setattr(weights_files, "_CHUNK", 1 << 10)
+    capsys.readouterr()
+    train(tmp_path, steps=8)
+    assert capsys.readouterr().err == "" and read_json(tmp_path / "spec.json")["weights"] == whole
+    train(tmp_path)
+    record = read_json(tmp_path / "spec.json")["weights"]
+    assert record["chunk"] == record["before"]["chunk"] == 1 << 10 and "chunk" not in whole
+    assert content(tmp_path) == content(made) and lines(tmp_path) == lines(made)
+    assert capsys.readouterr().err == ""
+    diffkit.load(tmp_path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
