@@ -76,6 +76,8 @@ class Level(NamedTuple):
         time: What the network is conditioned on, 0-d or (B,).
         coefficients: Values of the owner's `columns` there (the variance part's or a guidance's), by name; None where
             no step of the table starts (continuous levels, nodes).
+        time_of_rows: Returns `time` as the network receives it, for a number of examples, at a level that many calls
+            share; None elsewhere.
     """
 
     alpha: Tensor
@@ -86,6 +88,7 @@ class Level(NamedTuple):
     c_in: Tensor
     time: Tensor
     coefficients: Coefficients | None
+    time_of_rows: Callable[[int], Tensor] | None = None
 
 
 class Transition(NamedTuple):

@@ -50,24 +50,24 @@ def call_network(
         OptionError: The network does not return a tensor, or returns another number of channels than the parts need.
     """
     scaled = level.c_in * x if scales_input else x
-    batch, channels, *sides = x.shape
-    time = level.time.expand(batch)
-    if batch == 1:
-        time = time.clone()  # the network may write into it in place, and later calls read the same memory
+    shape, extra = x.shape, var.extra_outputs
+    batch, channels = shape[0], shape[1]
+    time = level.time.expand(batch) if level.time_of_rows is None else level.time_of_rows(batch)
     if precision is not None:
         if scaled.dtype != precision:
             scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
         if conditions:
             conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
-    out, extra = model(scaled, time, **conditions), var.extra_outputs
+    out = model(scaled, time, **conditions)
     if not isinstance(out, Tensor):
         raise OptionError(not_a_tensor(out))
     if out.dtype != x.dtype:  # a call of `to` without effect takes half as long as an operation
         out = out.to(x.dtype)
-    shape = (batch, channels * (1 + extra), *sides)
+    if extra:
+        shape = (batch, channels * (1 + extra), *shape[2:])
     if out.shape != shape:
         raise OptionError(
-            f"the network returned shape {tuple(out.shape)}, the parts need {shape}: {channels} channels of "
+            f"the network returned shape {tuple(out.shape)}, the parts need {tuple(shape)}: {channels} channels of "
             f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
         )
     if not extra:
@@ -147,21 +147,23 @@ class Denoiser:
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
-        if self._guided:
+        guided, precision = self._guided, self._precision
+        if guided:
             x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
         else:
-            arguments = (self.model, x, level, self.var, self.scales_input, self._own, self._precision)
-            out, raw = call_network(*arguments)
+            out, raw = call_network(self.model, x, level, self.var, self.scales_input, self._own, precision)
             x_start, shift = decode(out, x, level), None
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
-            fresh = self.transform is None and not self._guided  # otherwise the tensor may belong to a caller
+            fresh = self.transform is None and not guided  # otherwise the tensor may belong to a caller
             x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
         known = None if level.coefficients is None else level.coefficients.of(VARIANCE)
         prediction = Prediction(x_start, None if known is None else self.var.log_variance(raw, known))
+        if not guided:
+            return prediction
         for i, guidance in enumerate(self.guidance):
             if self.acting[i]:
                 prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
@@ -191,7 +193,7 @@ def _without(conditions: Conditions, hidden: frozenset[str]) -> Conditions:
 def _as_read_by(level: Level, place: int) -> Level:
     """The level with the coefficients of the guidance at a place in the list."""
     known = level.coefficients
-    return level if known is None else Level(*level[:-1], known.of(guidance_owner(place)))
+    return level if known is None else level._replace(coefficients=known.of(guidance_owner(place)))
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -49,16 +49,41 @@ class TrajectoryPoint:
     x_start: Tensor
 
 
+class TimeOfRows:
+    """The time of one level for a batch, made at the first call for its size: an operation less in each step.
+
+    Torch refuses to write into a time that is spread over several rows, but not into one of a single row. That has
+    memory of its own, and is made again once a network has written into it.
+    """
+
+    def __init__(self, time: Tensor):
+        self._time = time
+        self._rows = time.new_empty(0)
+
+    def __call__(self, batch: int) -> Tensor:
+        """Return the time once for each of ``batch`` examples, (batch,)."""
+        rows = self._rows
+        if rows.shape[0] != batch or rows._version:
+            rows = self._time.expand(batch)
+            self._rows = rows = rows.clone() if batch == 1 else rows
+        return rows
+
+
 class Row:
     """A `StepRow` that unpacks and caches each part at its first use: most samplers never read s.
 
     Unpacking costs as much as two or three operations on small data. The cache is written by hand, as torch.compile
     does not support `functools.cached_property`.
+
+    Args:
+        columns, values, ndim: As in `CoefficientTable.level`.
+        num_nodes: Number of further levels within the step.
+        shared: Whether several calls take this step, which then share `Level.time_of_rows`.
     """
 
-    def __init__(self, columns: CoefficientTable, values: Tensor, ndim: int, num_nodes: int):
+    def __init__(self, columns: CoefficientTable, values: Tensor, ndim: int, num_nodes: int, shared: bool = False):
         self.values = values
-        self._columns, self._ndim, self._num_nodes = columns, ndim, num_nodes
+        self._columns, self._ndim, self._num_nodes, self._shared = columns, ndim, num_nodes, shared
         self._t: Level | None = None
         self._s: Level | None = None
         self._coef: Mapping[str, Tensor] | None = None
@@ -93,7 +118,8 @@ class Row:
         return self._nodes
 
     def _level(self, block: str) -> Level:
-        return self._columns.level(self.values, self._ndim, block)
+        level = self._columns.level(self.values, self._ndim, block)
+        return level._replace(time_of_rows=TimeOfRows(level.time)) if self._shared else level
 
 
 @frozen(eq=False)
@@ -190,13 +216,13 @@ class Program:
             step_fn: The compiled form of `take_step`; None calls the sampler's step.
             grad: Record the steps for autograd, if it is enabled.
         """
-        sampler, grad = self.sampler, grad and torch.is_grad_enabled()
+        sampler, uses_last, grad = self.sampler, self.uses_last, grad and torch.is_grad_enabled()
         draw = noise_fn if sampler.stochastic else None
         with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
             x = ordinary(x)
             state = sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
-                noise, last = None if draw is None else draw(), self.is_last(i)
+                noise, last = None if draw is None else draw(), uses_last and self.is_last(i)
                 if step_fn is None:
                     x, state = sampler.step(denoiser, x, state, row, noise, last)
                 else:
@@ -213,8 +239,10 @@ class Program:
         if key in self._rows and type(x) is Tensor:
             return self._rows[key]
         with torch.inference_mode(False):  # a later call may use autograd
-            rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
-        if type(x) is Tensor:  # rows on fake tensors are not cached
+            plain = type(x) is Tensor  # rows on fake tensors are not cached
+            matrix = self.columns.on(*key)
+            rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes, plain) for row in matrix.unbind())
+        if plain:
             self._rows[key] = rows
         return rows
 
