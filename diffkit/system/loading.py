@@ -33,6 +33,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "decoder": (dict,),
     "coupling": (dict,),
     "time_argument": (str, _NONE),
+    "time_to_argument": (str, _NONE),
     "sampling": (dict, _NONE),
 }
 

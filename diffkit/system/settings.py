@@ -40,6 +40,7 @@ class Settings:
     sampling: Mapping[str, Any] | None = None
     decoder: Decoder | None = None
     coupling: Coupling | None = None
+    time_to_argument: str | None = None
 
 
 def plain_spacing(name: str, spacing: Spacing) -> Spacing:
