@@ -23,8 +23,10 @@ from diffkit.runtime.lazy import on_first_use
 if TYPE_CHECKING:
     from diffkit.guidance.classifier import Classifier as Classifier
     from diffkit.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
+    from diffkit.parts.guidance.apg import AdaptiveProjected as AdaptiveProjected
     from diffkit.parts.guidance.autoguidance import Autoguidance as Autoguidance
     from diffkit.parts.guidance.cfg import ClassifierFree as ClassifierFree
+    from diffkit.parts.guidance.cfg_zero import ClassifierFreeZero as ClassifierFreeZero
     from diffkit.parts.guidance.classifier import ClassifierGuidance as ClassifierGuidance
     from diffkit.parts.guidance.diffpir import DiffPIR as DiffPIR
     from diffkit.parts.guidance.dps import DPS as DPS

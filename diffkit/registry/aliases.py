@@ -87,7 +87,9 @@ ALIASES: dict[str, dict[str, str]] = {
         "diffkit-diffusers:diffusers_dit": "diffusers_dit dit_transformer_2d dit_transformer_2d_model",
     },
     "guidance": {
+        "apg": "adaptive_projected_guidance",
         "cfg": "classifier_free classifier_free_guidance",
+        "cfg_zero": "cfg_zero_star",
         "classifier": "classifier_guidance",
         "dynamic_threshold": "dynamic_thresholding",
         "gradient": "cond_fn",

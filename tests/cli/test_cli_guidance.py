@@ -124,7 +124,7 @@ def test_the_default_of_a_system_can_be_switched_off(
     printed = command(*words, "--guidance.rescale", "0.5", "--print-config").out
     assert '[guidance]\nname = "cfg"\nscale = 9.0\n' in printed and "rescale = 0.5" in printed
     assert refused("sample", make_system("none"), "--guidance.scale", "2") == (
-        "--guidance.scale needs a guidance; write --guidance NAME before it, such as autoguidance, cfg or classifier"
+        "--guidance.scale needs a guidance; write --guidance NAME before it, such as apg, autoguidance or cfg"
     )
     assert refused(*words, "--no-guidance") == "no option '--no-guidance'; write --guidance none"
     (tmp_path / "c.toml").write_text('guidance = "none"')

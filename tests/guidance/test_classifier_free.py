@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 import diffkit
 from diffkit.errors import CompositionError, OptionError
-from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
+from diffkit.guidance import (
+    AdaptiveProjected,
+    Autoguidance,
+    ClassifierFree,
+    ClassifierFreeZero,
+    DynamicThreshold,
+    StaticThreshold,
+)
 from diffkit.likelihood import score
 from diffkit.protocols import ConditionalGuidance, Guidance, IntervalGuidance
 
@@ -53,6 +60,52 @@ def test_any_number_of_axes(axes):
     guided = system.denoiser(guidance=ClassifierFree(3.0, null=NULL), y=Y, clip=False)(x, level)
     with_it, without = parts_of(system, x, level)
     torch.testing.assert_close(guided.x_start, torch.lerp(without.x_start, with_it.x_start, 3.0))
+
+
+def of_rows(values):
+    return values.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("threshold", [None, 1.5])
+def test_projected_guidance_keeps_the_share_along_the_estimate_and_cuts_the_norm(threshold):
+    system = system_of(mean="v")
+    x, level = noisy(), level_at(system, torch.tensor([1, 9, 17]))
+    with_it, without = (found.x_start for found in parts_of(system, x, level))
+    difference = with_it - without
+    if threshold is not None:
+        assert (difference.flatten(1).norm(dim=1) > threshold).any()
+        difference = difference * of_rows((threshold / difference.flatten(1).norm(dim=1)).clamp(max=1))
+    unit = with_it / of_rows(with_it.flatten(1).norm(dim=1))
+    along = of_rows((difference * unit).flatten(1).sum(1)) * unit
+    for share in (0.0, 0.25, 1.0):
+        part = AdaptiveProjected(4.0, along=share, threshold=threshold, null=NULL)
+        guided = system.denoiser(guidance=part, y=Y, clip=False)(x, level).x_start
+        torch.testing.assert_close(guided, with_it + 3 * (difference - along + share * along), rtol=1e-4, atol=1e-4)
+    if threshold is None:  # the last of them keeps all
+        plain = system.denoiser(guidance=ClassifierFree(4.0, null=NULL), y=Y, clip=False)(x, level).x_start
+        torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["eps", "v", "x_start"])
+def test_cfg_zero_guides_by_the_nearest_multiple_of_the_velocity_without_the_label(mean):
+    system = system_of(mean=mean)
+    x, level = noisy(), level_at(system, torch.tensor([3, 9, 17]))
+    velocities = []
+    for found in parts_of(system, x, level):
+        eps = (x - level.alpha * found.x_start) / level.sigma
+        velocities.append((eps - found.x_start).detach())
+    towards, away = velocities
+    multiples = torch.linspace(-2, 3, 50001)
+    best = torch.stack(
+        [
+            multiples[(t.flatten() - multiples[:, None] * a.flatten()).norm(dim=1).argmin()]
+            for t, a in zip(*velocities, strict=True)
+        ]
+    )
+    wanted = of_rows(best) * away + 2.5 * (towards - of_rows(best) * away)
+    guided = system.denoiser(guidance=ClassifierFreeZero(2.5, null=NULL), y=Y, clip=False)(x, level).x_start
+    found = (x - level.alpha * guided) / level.sigma - guided
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 
 
 def test_guiding_x_start_is_guiding_eps():

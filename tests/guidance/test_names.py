@@ -42,7 +42,7 @@ def test_several(system):
 
 
 BAD = [
-    ("cgf", "no guidance named 'cgf'; did you mean 'cfg'? (known: autoguidance, cfg, classifier, diffpir"),
+    ("cgf", "no guidance named 'cgf'; did you mean 'cfg'? (known: apg, autoguidance, cfg, cfg_zero, classifier"),
     ("cfg", "guidance 'cfg' needs 'scale' (options: scale, interval"),
     (("cfg", {"scal": 2}), "guidance 'cfg' has no option 'scal'; did you mean 'scale'? (options: scale, interval"),
     (("cfg", {"scale": "x"}), "guidance 'cfg': scale must be a number, got 'x'"),

@@ -115,6 +115,14 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"scale": "spectral", "nesterov": False, "iterations": 3, "adamw": ("2.*",)},
         {"momentum": 0.9, "adamw_lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-6},
     ],
+    ("guidance", "apg"): [
+        {"scale": 2.0},
+        {"scale": 3.0, "along": 0.3, "threshold": 0.5, "interval": (0.3, 2.0), "null": {"y": 4}, "joint": False},
+    ],
+    ("guidance", "cfg_zero"): [
+        {"scale": 2.0},
+        {"scale": 3.0, "interval": (0.3, 2.0), "null": {"y": 4}, "joint": False},
+    ],
     ("guidance", "autoguidance"): [
         {"model": worse, "scale": 2.0},
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},

@@ -39,19 +39,23 @@ def interval() -> Any:
 def extrapolate(
     away_from: Tensor, towards: Tensor, scale: float, within: tuple[float, float] | None, level: Level
 ) -> Tensor:
-    """Return ``away_from + scale (towards - away_from)``; exactly ``towards`` where the level is not in the interval.
+    """Return ``away_from + scale (towards - away_from)``; exactly ``towards`` where the interval does not hold."""
+    import torch
+
+    return torch.lerp(away_from, towards, weight_at(scale, within, level))
+
+
+def weight_at(scale: float, within: tuple[float, float] | None, level: Level) -> float | Tensor:
+    """Return a scale at a level: 1 where the level is not in the interval; a number if there is none.
 
     Tensor arithmetic throughout, so that one graph serves every level.
     Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, with sigma / alpha for its sigma.
     """
-    import torch
-
     if within is None:
-        return torch.lerp(away_from, towards, scale)
+        return scale
     low, high = within
     inside = (level.sigma > low * level.alpha) & (level.sigma / high <= level.alpha)  # high may be infinite
-    weight = 1 + (scale - 1) * inside.to(towards.dtype)
-    return torch.lerp(away_from, towards, weight)
+    return 1 + (scale - 1) * inside.to(level.sigma.dtype)
 
 
 def outside(within: tuple[float, float] | None, at: Coefs) -> NDArray[np.bool_]:

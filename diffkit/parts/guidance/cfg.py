@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
-import numpy as np
-from attrs import field, frozen
-from numpy.typing import NDArray
+from attrs import frozen
 
-from diffkit.errors import OptionError
 from diffkit.options import flag, number
-from diffkit.parts.guidance._together import evaluate_together, joint_problem
-from diffkit.parts.guidance._weight import extrapolate, interval, outside
-from diffkit.protocols import (
-    BindableGuidance,
-    Composition,
-    ConditionalGuidance,
-    Conditions,
-    Estimate,
-    Evaluate,
-    Guidance,
-    IntervalGuidance,
-    Level,
-)
+from diffkit.parts.guidance._weight import extrapolate, interval
+from diffkit.parts.guidance._with_and_without import WithAndWithout, null_option, place_field
+from diffkit.protocols import Level
 from diffkit.registry import registry
-from diffkit.table import Coefs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (isinstance(value, Mapping) and value):
-        raise OptionError("must be a mapping such as {'y': 10}", option="null", value=value)
-
-
-def _comparable(null: Any) -> Any:
-    """Null conditions as a value that can be compared and hashed; tensors by identity."""
-    if isinstance(null, Mapping):
-        return tuple((name, _comparable(entry)) for name, entry in sorted(null.items()))
-    if isinstance(null, list | tuple):
-        return tuple(map(_comparable, null))
-    return null if _is_plain(null) else id(null)
-
-
 @registry("guidance").register("cfg")
 @frozen
-class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
+class ClassifierFree(WithAndWithout):
     """``x_start = without + scale (with - without)``: estimates with the condition and with the null condition.
 
     Both are of x_start, which is the same as guiding eps or v; a learned variance is that of the estimate with the
@@ -76,88 +47,14 @@ class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
     scale: float = number()
     interval: tuple[float, float] | None = interval()
     rescale: float = number(0.0, ge=0, le=1)
-    null: Mapping[str, Any] | None = field(default=None, validator=_check_null, eq=_comparable)
+    null: Mapping[str, Any] | None = null_option()
     joint: bool = flag(True)
-    _place: int = field(default=0, init=False, repr=False, eq=False)
+    _place: int = place_field()
 
-    @property
-    def own_conditions(self) -> frozenset[str]:
-        """Null conditions other than numbers and texts, which have one row per example."""
-        return frozenset(self._own(name) for name, null in (self.null or {}).items() if not _is_plain(null))
-
-    def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return the null conditions of classifier-free guidance other than numbers and texts, one row per example.
-
-        Raises:
-            OptionError: One has another form than the condition, or cannot be evaluated with it in one call.
-        """
-        from diffkit.parts.guidance._null_rows import none_of
-
-        null = self.null or {}
-        found = {name: none_of(name, value, conditions.get(name), n) for name, value in null.items()}
-        for name, value in found.items() if self.joint else ():
-            if problem := joint_problem(name, [conditions.get(name), value], n):
-                raise OptionError(problem)
-        return {self._own(name): value for name, value in found.items() if not _is_plain(null[name])}
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """Those that the null condition replaces."""
-        return frozenset(self.null or ())
-
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return why there is no estimate without the condition."""
-        if self.null is not None:
-            yield from _label_problem(self.null.get("y"), parts)
-        elif parts.null_conditions is None and parts.backbone is None:
-            yield (
-                "a network of your own has no known null condition; pass null, such as null={'y': 10}, or "
-                "compose with null_conditions={'y': 10}"
-            )
-        elif parts.null_conditions is None:
-            yield (
-                f"{parts.label('backbone')} has no null class; build it with num_classes and null_class=True and train "
-                "with that label on a share of the data (diffkit train --label-dropout 0.1 does both), or pass null, "
-                "such as null={'y': 10}"
-            )
-
-    def bind(self, parts: Composition) -> Guidance:
-        """Return this guidance with the null conditions of the network, and unique names for its rows."""
-        null = parts.null_conditions if self.null is None else self.null
-        bind = attrs.evolve(self, null=null)
-        object.__setattr__(bind, "_place", len(parts.guidance))
-        return bind
-
-    def _own(self, name: str) -> str:
-        """Name under which it passes the null rows of a condition."""
-        return f"null rows of {name}" + (f" for guidance {self._place}" if self._place else "")
-
-    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
-        """Return which levels lie outside of the interval."""
-        return outside(self.interval, at)
-
-    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
+    def combined(self, with_it: Tensor, without: Tensor, x: Tensor, level: Level) -> Tensor:
         """Return the estimate moved away from that without the condition."""
-        sets = (conditions, self._without(conditions, x))
-        if self.joint:
-            with_it, without = evaluate_together(evaluate, x, level, sets)
-        else:
-            with_it, without = (evaluate(x, level, given) for given in sets)
-        guided = extrapolate(without.x_start, with_it.x_start, self.scale, self.interval, level)
-        if self.rescale:
-            guided = self._rescaled(guided, with_it.x_start)
-        return with_it.with_x_start(guided)
-
-    def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
-        assert self.null is not None, "composition refuses guidance without a null condition"
-        from diffkit.parts.guidance._null_rows import none_of
-
-        found = dict(conditions)
-        for name, null in self.null.items():
-            found[name] = conditions.get(self._own(name))
-            if found[name] is None:  # the caller has not added the rows of `row_conditions`
-                found[name] = none_of(name, null, conditions.get(name), x.shape[0])
-        return {name: value for name, value in found.items() if value is not None}
+        guided = extrapolate(without, with_it, self.scale, self.interval, level)
+        return self._rescaled(guided, with_it) if self.rescale else guided
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:
         import torch
@@ -165,21 +62,6 @@ class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
         after, before = _spread(guided), _spread(with_it)
         factor = torch.where(after > 0, before / after.where(after > 0, 1), 1)
         return guided * torch.lerp(torch.ones_like(factor), factor, self.rescale)
-
-
-def _is_plain(null: Any) -> bool:
-    """True for null conditions that need no copy to the device: numbers and texts."""
-    return null is None or isinstance(null, str | bool | int | float)
-
-
-def _label_problem(label: Any, parts: Composition) -> Iterable[str]:
-    """Yield a problem if the network does not have the null label."""
-    known = parts.classes
-    own = (parts.null_conditions or {}).get("y")
-    if not known or isinstance(label, bool) or not isinstance(label, int) or 0 <= label < known or label == own:
-        return
-    also = f", and {own} for no class" if isinstance(own, int) else "; build it with null_class=True for one more"
-    yield f"null={{'y': {label}}} is not a label of {parts.label('backbone')}, which has 0..{known - 1}{also}"
 
 
 def _spread(x: Tensor) -> Tensor:
