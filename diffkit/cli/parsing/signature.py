@@ -88,7 +88,7 @@ def parse(
         flag = _unknown_flag(error)
         if flag in {option.flag for option in options}:
             raise OptionError(f"{flag} stands behind '--', where no options are read; put it before") from error
-        if flag is None and isinstance(error, UnusedCliTokensError):
+        if flag is None and isinstance(error, UnusedCliTokensError) and error.unused_tokens:
             raise OptionError(_one_too_many(error.unused_tokens, options)) from error
         raise OptionError((flag and unknown(flag)) or plain_text(error)) from error
     return {keys[name].key: value for name, value in bound.arguments.items() if value is not _UNSET}
