@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from diffkit_docs.names import aliases
+
 import diffkit
 
 project = "diffkit"
@@ -42,7 +44,7 @@ smartquotes = False
 default_role = "py:obj"
 add_module_names = False
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # not the union of ten types that it stands for
+autodoc_type_aliases = {name: name for name in ("ArrayLike", *aliases())}  # not the unions that they stand for
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 myst_heading_anchors = 4

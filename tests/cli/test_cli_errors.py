@@ -71,7 +71,7 @@ def test_unknown_option_of_a_part(refused: Refused):
         (["--schedule", "cosine", "--schedule.s", "nan"], "finite"),
         (["--num-steps"], "requires an argument"),
         (["--num-steps", "3", "--num_steps", "4"], "multiple times"),
-        (["word"], "unused"),
+        (["word"], "'word' is one argument too many; this command takes options only"),
     ],
 )
 def test_bad_values(refused: Refused, words: list[str], reason: str):

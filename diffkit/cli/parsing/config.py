@@ -72,18 +72,25 @@ def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
 
 def _from_system(words: Sequence[str], kinds: Collection[str]) -> Layer:
     """The sampler and the default guidance of the saved system that a line names."""
-    folders = [Path(word) for word in words if not word.startswith("-")]
-    folder = next((folder for folder in folders if (folder / SPEC).is_file()), None)
-    if folder is None:
+    files = [Path(word, SPEC) for word in words if not word.startswith("-")]
+    file = next((file for file in files if _is_file(file)), None)
+    if file is None:
         return Layer("", {})
-    saved = read_json(folder / SPEC, SpecError)
+    saved = read_json(file, SpecError)
     parts, settings = (each if isinstance(each := saved.get(name), Mapping) else {} for name in ("parts", "settings"))
     sampler, sampling = parts.get("sampler"), settings.get("sampling")
     found = {
-        "sampler": {"name": sampler["name"], **sampler["options"]} if isinstance(sampler, Mapping) else None,
+        "sampler": {**sampler.get("options", {}), "name": sampler.get("name")} if isinstance(sampler, dict) else None,
         "guidance": sampling.get("guidance") if isinstance(sampling, Mapping) else None,
     }
-    return Layer(str(folder / SPEC), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)})
+    return Layer(str(file), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)})
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a word that is too long for a name
+        return False
 
 
 def _from_preset(name: str, spec: CommandSpec, set_above: Collection[str]) -> Layer:

@@ -88,6 +88,8 @@ def parse(
         flag = _unknown_flag(error)
         if flag in {option.flag for option in options}:
             raise OptionError(f"{flag} stands behind '--', where no options are read; put it before") from error
+        if flag is None and isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+            raise OptionError(_one_too_many(error.unused_tokens, options)) from error
         raise OptionError((flag and unknown(flag)) or plain_text(error)) from error
     return {keys[name].key: value for name, value in bound.arguments.items() if value is not _UNSET}
 
@@ -157,6 +159,13 @@ def _unknown_flag(error: CycloptsError) -> str | None:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.unused_tokens[0].startswith("-"):
         return error.unused_tokens[0].partition("=")[0].replace("_", "-")
     return None
+
+
+def _one_too_many(words: Sequence[str], options: Sequence[Option]) -> str:
+    """The text of an error about words that no option takes."""
+    taken = ", ".join(option.flag for option in options if option.positional)
+    given = f"{words[0]!r} is one argument too many" if len(words) == 1 else f"{' '.join(words)!r} is too much"
+    return f"{given}; this command takes {f'{taken} and options' if taken else 'options only'}"
 
 
 def plain_text(error: CycloptsError) -> str:

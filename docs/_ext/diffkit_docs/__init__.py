@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from diffkit_docs.reference import homes, write_reference
 from diffkit_docs.repository import with_site_links, write_repository
 
 _log = logging.getLogger(__name__)
+_ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+"""How autodoc writes a type alias in a union."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -80,9 +83,11 @@ def convert(app: Sphinx, what: str, name: str, value: Any, settings: Any, lines:
 
 def show_types(
     app: Sphinx, what: str, name: str, value: Any, settings: Any, arguments: str | None, returns: str | None
-) -> tuple[str, str | None] | None:
-    """Give an attrs class the arguments that its fields declare."""
-    return (options.signature(value), None) if inspect.isclass(value) and attrs.has(value) else None
+) -> tuple[str | None, str | None]:
+    """Give an attrs class the arguments that its fields declare, and write type aliases by their names."""
+    if inspect.isclass(value) and attrs.has(value):
+        return options.signature(value), None
+    return arguments and _ALIAS.sub(r"\1", arguments), returns and _ALIAS.sub(r"\1", returns)
 
 
 def add_versions(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

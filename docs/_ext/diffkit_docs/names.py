@@ -122,6 +122,11 @@ def _types() -> Mapping[str, str]:
     return {name: modules[0] for name, modules in found.items() if len(modules) == 1}
 
 
+def aliases() -> tuple[str, ...]:
+    """Names of type aliases that signatures are written with."""
+    return tuple(each.name for each in public_names() if each.what == "data" and each.name in _types())
+
+
 def _in_signatures(name: Name) -> Iterator[Name]:
     """Classes and type aliases of diffkit that the signatures of a name, and of its public methods, are made of."""
     value = name.value

@@ -6,10 +6,11 @@ Sphinx would resolve every page of the site again for every page, which takes lo
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable
 from typing import Any
 
-from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 
@@ -21,8 +22,7 @@ def add_tree(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
 
 def rewrite_if_tree_changed(app: Sphinx, env: Any) -> list[str]:
     """Return every page if the tree is another one than at the last build, since all pages show it."""
-    titles = {page: title.astext() for page, title in sorted(env.titles.items())}
-    now = (dict(sorted(env.toctree_includes.items())), titles)
+    now = {page: _children(env, page) for page in sorted(env.titles)}
     before, env.diffkit_tree = getattr(env, "diffkit_tree", None), now
     return [] if before == now else sorted(env.found_docs)
 
@@ -33,19 +33,21 @@ def tree(env: Any, page: str, path_to: Callable[[str], str]) -> str:
 
     def entries(parent: str, depth: int) -> str:
         items = []
-        for child in _children(env, parent):
+        for child, title in _children(env, parent):
             inside, here = child in branch, child == page
             below = entries(child, depth + 1) if inside else ""
             classes = f"toctree-l{depth}{' current' if inside else ''}{' current-page' if here else ''}"
-            link = f'<a class="reference internal" href="{path_to(child)}">{_title(env, child)}</a>'
+            link = f'<a class="reference internal" href="{path_to(child)}">{_breakable(title)}</a>'
             items.append(f'<li class="{classes}">{link}{below}</li>')
         return f'<ul class="current">{"".join(items)}</ul>' if items else ""
 
     return entries(env.config.root_doc, 1)
 
 
-def _children(env: Any, parent: str) -> list[str]:
-    return [child for child in env.toctree_includes.get(parent, ()) if child in env.titles]
+def _children(env: Any, parent: str) -> list[tuple[str, str]]:
+    """Pages below a page, with the titles that its table of contents gives them, else their own."""
+    entries = [entry for node in env.tocs[parent].findall(addnodes.toctree) for entry in node["entries"]]
+    return [(page, title or env.titles[page].astext()) for title, page in entries if page in env.titles]
 
 
 def _branch(env: Any, page: str) -> set[str]:
@@ -58,6 +60,6 @@ def _branch(env: Any, page: str) -> set[str]:
     return found
 
 
-def _title(env: Any, page: str) -> str:
-    title: nodes.title = env.titles[page]
-    return html.escape(title.astext())
+def _breakable(title: str) -> str:
+    """A title as HTML; a long name in it may be broken between its words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=_)", "<wbr>", html.escape(title))
