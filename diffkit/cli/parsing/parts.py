@@ -42,13 +42,6 @@ def named_on_line(words: Sequence[str], kinds: Collection[str]) -> dict[str, str
     return found
 
 
-def named_in_table(table: Mapping[str, Any], kinds: Collection[str]) -> dict[str, str]:
-    """Names in a configuration: ``schedule = "cosine"`` or a table with a ``name``."""
-    slots = {kind: table.get(kind) for kind in kinds}
-    named = {kind: slot.get("name") if isinstance(slot, Mapping) else slot for kind, slot in slots.items()}
-    return {kind: name for kind, name in named.items() if isinstance(name, str)}
-
-
 def is_empty(kind: str, name: str | None) -> bool:
     """Return whether a name stands for no part."""
     return not name or (kind in _MAY_BE_EMPTY and name == "none")
@@ -122,12 +115,12 @@ def part_options(kind: str, name: str) -> list[Option]:
     return [option for option in found if option.path[-1] != "path"] if is_a_file else found  # its path is its name
 
 
-def lasting_options(kind: str, one: str, other: str) -> set[str]:
-    """Keys of the options of one that are meant for the other as well; none but for data."""
+def lasting_options(kind: str, one: str, other: str) -> set[tuple[str, ...]]:
+    """Paths of the options of one that are meant for the other as well; none but for data."""
     if kind not in _DATA:
         return set()
-    both = {(o.key, o.kind) for o in part_options(kind, one)} & {(o.key, o.kind) for o in part_options(kind, other)}
-    return {key for key, value in both if Path not in (value, *typing.get_args(value))}
+    both = {(o.path, o.kind) for o in part_options(kind, one)} & {(o.path, o.kind) for o in part_options(kind, other)}
+    return {path for path, value in both if Path not in (value, *typing.get_args(value))}
 
 
 def empty_slot(kind: str, flag: str) -> str:

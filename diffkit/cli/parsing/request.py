@@ -14,7 +14,7 @@ from attrs import NOTHING, field, frozen
 from cyclopts import App
 
 from diffkit.cli.parsing import signature
-from diffkit.cli.parsing.config import Layer, check_table, checked, layers, refuse, written
+from diffkit.cli.parsing.config import Layer, Merged, Place, checked, layers, written
 from diffkit.cli.parsing.options import Option, options_of, special, spelled
 from diffkit.cli.parsing.parts import (
     check_name,
@@ -27,7 +27,7 @@ from diffkit.cli.parsing.parts import (
     unknown_option,
 )
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.errors import Message, OptionError
+from diffkit.errors import OptionError
 from diffkit.registry import canonical
 from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.training.config import TrainConfig
@@ -83,7 +83,7 @@ def look(name: str, spec: CommandSpec, words: Sequence[str]) -> Request:
         UnknownComponentError: No such part.
     """
     beneath = layers(words, spec)
-    named = {kind: part for layer in beneath for kind, part in layer.names(spec.slots).items()}
+    named = {kind: layer.values[kind,] for layer in beneath for kind in spec.slots if (kind,) in layer.values}
     named |= named_on_line(words, spec.slots)
     for kind, part in named.items():
         if not part or not is_empty(kind, part):
@@ -104,17 +104,16 @@ def resolve(request: Request, app: App | None = None) -> tuple[ParsedOptions, bo
     app = App() if app is None else app
     signature.sign(app, request.options)
     found = signature.parse(app, request.words, request.options, lambda flag: _explain_unknown(request, flag))
-    print_only = bool(found.pop("print_config", False))
-    special = {option.key for option in request.options if option.special}
-    faults = list[Message]()
-    values = {key: value for key, value in found.items() if key not in special}
-    line = checked(values, request.options, lambda value, kind: value, faults)
-    refuse(faults)
-    merged: dict[str, Any] = {}
-    for values in (*(_of_layer(request.spec, layer) for layer in request.layers), line):
-        merged = _without_replaced(merged, values, request.spec) | values
-    _require(merged, request)
-    return _parsed(request, merged), print_only
+    print_only = bool(found.pop(("print_config",), False))
+    special = {option.path for option in request.options if option.special}
+    line = {path: value for path, value in found.items() if path not in special}
+    merged: Merged = {}
+    for layer, values in [*((layer, layer.values) for layer in request.layers), (None, line)]:
+        kept = _without_replaced(merged, values, request.spec)
+        merged = {**kept, **{path: (value, layer) for path, value in values.items()}}
+    found = checked(merged, request.layers, request.options)
+    _require(found, request)
+    return _parsed(request, found), print_only
 
 
 def as_toml(spec: CommandSpec, parsed: ParsedOptions) -> str:
@@ -143,20 +142,6 @@ def _with_defaults(
     }
 
 
-def _of_layer(spec: CommandSpec, layer: Layer) -> dict[str, Any]:
-    """Options of a layer; its own parts may be others than those of the command line."""
-    options = [o for o in _all_options(spec, _filled(spec, layer.names(spec.slots))) if not o.special]
-    table = {key: value for key, value in layer.table.items() if not _is_default(spec, key, value)}
-    return check_table(Layer(layer.place, table), options)
-
-
-def _is_default(spec: CommandSpec, key: str, value: Any) -> bool:
-    """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
-    if key not in spec.without:
-        return False
-    return value in [option.default for cls in spec.options.values() for option in options_of(cls) if option.key == key]
-
-
 def _filled(spec: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
     """The part of each slot, named or by default; a slot may be empty."""
     parts = {kind: named.get(kind, default) for kind, default in spec.slots.items()}
@@ -176,14 +161,15 @@ def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
 
 
-def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], spec: CommandSpec) -> dict[str, Any]:
+def _without_replaced(below: Merged, above: Mapping[Place, Any], spec: CommandSpec) -> Merged:
     """The lower layer's options, without those of a part that the upper one replaces.
 
     Size and labels of data stay where the other data has such options; a file that belongs to it does not.
     """
-    replaced = [k for k in spec.slots if k in above and canonical(above[k]) != canonical(str(below.get(k, "")))]
-    lasting = {key for kind in replaced if kind in below for key in lasting_options(kind, below[kind], above[kind])}
-    return {key: value for key, value in below.items() if key.partition(".")[0] not in replaced or key in lasting}
+    was = {kind: str(below[kind,][0]) if (kind,) in below else "" for kind in spec.slots if (kind,) in above}
+    replaced = {kind: name for kind, name in was.items() if canonical(above[kind,]) != canonical(name)}
+    lasting = {path for kind, name in replaced.items() if name for path in lasting_options(kind, name, above[kind,])}
+    return {path: value for path, value in below.items() if path[0] not in replaced or path in lasting}
 
 
 def _require(merged: Mapping[str, Any], request: Request) -> None:
