@@ -146,7 +146,7 @@ def _help(option: Option, default: str | None) -> str:
 
 
 def _read_word(kind: Any, _: Any, tokens: Any) -> Any:
-    """The converter of an option, of which a list may be given in several; cyclopts would pass its type without None."""
+    """Return the value of an option; a list may be given in several. cyclopts would pass its type without None."""
     return read(",".join([token.value for token in tokens]), kind)
 
 
