@@ -126,8 +126,8 @@ def _listed(kind: str, value: Any) -> Any:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def checked(merged: Merged, layers: Sequence[Layer], options: Sequence[Option]) -> dict[str, Any]:
-    """Return values by key, as the fields of their options take them.
+def checked(merged: Merged, layers: Sequence[Layer], options: Sequence[Option]) -> dict[Place, Any]:
+    """Return values as the fields of their options take them.
 
     Args:
         merged: What a command line and its layers set.
@@ -136,7 +136,7 @@ def checked(merged: Merged, layers: Sequence[Layer], options: Sequence[Option]) 
     Raises:
         OptionError: One or more faults of the line, or of a layer: unknown keys, wrong types, values out of range.
     """
-    known, found = {option.path: option for option in options}, dict[str, Any]()
+    known, found = {option.path: option for option in options}, dict[Place, Any]()
     faults: dict[Layer | None, list[Message]] = {None: [], **{layer: [*layer.faults] for layer in layers}}
     unknown: dict[tuple[Layer, Place], list[str]] = {}
     for path, (value, layer) in merged.items():
@@ -145,7 +145,7 @@ def checked(merged: Merged, layers: Sequence[Layer], options: Sequence[Option]) 
             unknown.setdefault((layer, path[:-1]), []).append(path[-1])
         elif option is not None:
             try:
-                found[option.key] = _validated(option, value if layer is None else conform(value, option.kind))
+                found[path] = _validated(option, value if layer is None else conform(value, option.kind))
             except OptionError as error:
                 faults[layer].append(_fault(option, error))
     for (layer, part), names in unknown.items():

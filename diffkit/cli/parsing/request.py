@@ -108,12 +108,12 @@ def resolve(request: Request, app: App | None = None) -> tuple[ParsedOptions, bo
     special = {option.path for option in request.options if option.special}
     line = {path: value for path, value in found.items() if path not in special}
     merged: Merged = {}
-    for layer, values in [*((layer, layer.values) for layer in request.layers), (None, line)]:
-        kept = _without_replaced(merged, values, request.spec)
-        merged = {**kept, **{path: (value, layer) for path, value in values.items()}}
-    found = checked(merged, request.layers, request.options)
-    _require(found, request)
-    return _parsed(request, found), print_only
+    for layer, own in [*((layer, layer.values) for layer in request.layers), (None, line)]:
+        below = _without_replaced(merged, own, request.spec)
+        merged = {**below, **{place: (value, layer) for place, value in own.items()}}
+    values = checked(merged, request.layers, request.options)
+    _require(values, request)
+    return _parsed(request, values), print_only
 
 
 def as_toml(spec: CommandSpec, parsed: ParsedOptions) -> str:
@@ -157,10 +157,6 @@ def _all_options(spec: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
     return [*own, *of_parser, *slot_options(spec.slots, spec.required), *of_parts]
 
 
-def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
-
-
 def _without_replaced(below: Merged, above: Mapping[Place, Any], spec: CommandSpec) -> Merged:
     """The lower layer's options, without those of a part that the upper one replaces.
 
@@ -172,19 +168,22 @@ def _without_replaced(below: Merged, above: Mapping[Place, Any], spec: CommandSp
     return {path: value for path, value in below.items() if path[0] not in replaced or path in lasting}
 
 
-def _require(merged: Mapping[str, Any], request: Request) -> None:
+def _require(values: Mapping[Place, Any], request: Request) -> None:
     """Refuse a line that lacks a required option, naming all that are missing."""
-    given = {*merged, *request.spec.defaults}
-    missing = [option.flag for option in request.options if option.default is NOTHING and option.key not in given]
+    needed = [option for option in request.options if option.default is NOTHING and option.path not in values]
+    missing = [option.flag for option in needed if option.key not in request.spec.defaults]
     if missing:
         raise OptionError(f"diffkit {request.name} needs {' and '.join(missing)}")
 
 
-def _parsed(request: Request, merged: Mapping[str, Any]) -> ParsedOptions:
-    slots = request.spec.slots
-    values = {key: value for key, value in merged.items() if "." not in key and key not in slots}
-    parts = {kind: (name, _within(merged, kind)) for kind, name in request.parts.items()}
-    return ParsedOptions(values, parts, request.chosen)
+def _parsed(request: Request, values: Mapping[Place, Any]) -> ParsedOptions:
+    own = {place[0]: value for place, value in values.items() if not place[1:] and place[0] not in request.spec.slots}
+    of_parts = [(*place, value) for place, value in values.items() if place[1:]]
+    parts = {
+        kind: (name, {".".join(own): value for owner, *own, value in of_parts if owner == kind})
+        for kind, name in request.parts.items()
+    }
+    return ParsedOptions(own, parts, request.chosen)
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:
