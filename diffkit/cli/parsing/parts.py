@@ -14,8 +14,7 @@ from attrs import NOTHING
 from diffkit.cli.parsing.importing import FLAG
 from diffkit.cli.parsing.options import Option, options_of, spelled
 from diffkit.cli.shared.guidance import FOLDERS, guidance_class, with_folder
-from diffkit.data.loading import class_for_path, registered_name, source_for
-from diffkit.data.shard_names import is_path_of_shards, list_shards
+from diffkit.data.loading import class_for_path, registered_name
 from diffkit.errors import OptionError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 
@@ -55,10 +54,8 @@ def check_name(kind: str, name: str) -> None:
         refuse_file(name, f"{spelled((kind,))} ")
         for each in names_of(kind, name) if "," in name else (name,):
             part_factory(kind, each)
-    elif is_path_of_shards(Path(name)):
-        list_shards(Path(name))  # raises if there is none
-    elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
-        source_for(name)  # raises if it is wrong
+    else:
+        class_for_path(Path(name))
 
 
 def refuse_file(name: str, flag: str = "") -> None:
