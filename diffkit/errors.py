@@ -246,6 +246,15 @@ class MissingExtraError(DiffkitError, ImportError):
 
 
 @contextmanager
+def needed(extra: str, purpose: str) -> Iterator[None]:
+    """Import what an extra brings inside the block; raises `MissingExtraError` with these arguments if that fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(extra, purpose) from error
+
+
+@contextmanager
 def within(part: str = "", **names: str) -> Iterator[None]:
     """Let errors of the block speak of options of a kind of part or of data, or of options by other names."""
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffkit.data.classes import check_class_names
 from diffkit.data.images import Form, decode_image
 from diffkit.data.labels import MOST_CLASSES, Labels
-from diffkit.errors import DataError, MissingExtraError
+from diffkit.errors import DataError, needed
 
 if TYPE_CHECKING:
     from diffkit.data.image_data import PictureData
@@ -77,10 +77,8 @@ def load_hugging_face(dataset: str, *, subset: str | None, split: str, revision:
         DataError: There is no such dataset.
         MissingExtraError: The library is not installed.
     """
-    try:
+    with needed("hf", "a Hugging Face dataset"):
         import datasets  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("hf", "a Hugging Face dataset") from error
     path = Path(dataset)
     try:
         if not path.exists():

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data
 
 
+_LABELS: Mapping[Any, str] = {NumpyFile: "a NumPy file", Zip: "a zip archive", Folder: "a folder"}
+
+
 def as_data(data: Any) -> Data:
     """Return anything that training accepts as `Data`: data, a tensor or array, a folder, a file or a name.
 
@@ -112,31 +115,33 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     A folder with the name of a source is "./digits", or a `pathlib.Path`.
     """
     if registered := registered_name(source):
-        found: Source = registry("data").create(registered, **options)
-        return found
+        part: Source = registry("data").create(registered, **options)
+        return part
     name = os.fspath(source)
-    path = Path(name)
-    if path.suffix in (".npz", ".npy"):
-        return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
-    if path.suffix == ".zip" and path.is_file():
-        return _create_source(Zip, "a zip archive", options | {"path": path})
-    if is_path_of_shards(path):
-        list_shards(path)  # raises if there is none
-        return _create_source(class_for_path(path), "in tar files", options | {"path": path})
-    if not path.is_dir():
-        what = "is a file, but not a .npz, .npy, .zip or .tar" if path.exists() else "is not a folder or file"
-        names = registry("data").names()
-        raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
-    if "size" not in options:
+    found = class_for_path(path := Path(name))
+    if found is Folder and "size" not in options:
         raise OptionError(f"data {name!r} is a folder of images, which come in many sizes", fix={"size": 64})
-    return _create_source(Folder, "a folder", options | {"path": path})
+    return _create_source(found, _LABELS.get(found, "in tar files"), options | {"path": path})
 
 
 def class_for_path(path: Path) -> Callable[..., Any]:
-    """Return the class of the data source that reads a file, or a folder, which may be one of tar archives."""
+    """Return the class of the data source that reads a file, or a folder, which may be one of tar archives.
+
+    Raises:
+        DataError: There is no data of that name.
+    """
+    if path.suffix in (".npz", ".npy"):
+        return NumpyFile
+    if path.suffix == ".zip" and path.is_file():
+        return Zip
     if is_path_of_shards(path):
+        list_shards(path)  # raises if there is none
         return registry("data").get("webdataset")
-    return {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip}.get(path.suffix, Folder)
+    if not path.is_dir():
+        what = "is a file, but not a .npz, .npy, .zip or .tar" if path.exists() else "is not a folder or file"
+        names = registry("data").names()
+        raise DataError(f"data {str(path)!r} {what}, and no data has that name{did_you_mean(str(path), names)}")
+    return Folder
 
 
 def _create_source(kind: Callable[..., Any], label: str, options: Mapping[str, Any]) -> Source:

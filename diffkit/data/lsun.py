@@ -15,7 +15,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit.data.images import Form, decode_image
-from diffkit.errors import DataError, MissingExtraError
+from diffkit.errors import DataError, needed
 
 _environments: dict[str, Any] = {}
 """Open databases by path: LMDB refuses to open one twice in a process."""
@@ -84,10 +84,8 @@ class LsunPictures:
 
 
 def _transaction(path: Path) -> Any:
-    try:
+    with needed("lsun", "reading an LMDB database"):
         import lmdb
-    except ImportError as error:
-        raise MissingExtraError("lsun", "reading an LMDB database") from error
     place = os.path.realpath(path)
     if place not in _environments:
         if not path.exists():

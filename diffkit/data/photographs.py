@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit.errors import MissingExtraError, OptionError
+from diffkit.errors import OptionError, needed
 from diffkit.runtime.images import need_pillow
 
 NAMES = ("china", "flower")
@@ -24,10 +24,8 @@ def load_photographs() -> list[NDArray[np.uint8]]:
         MissingExtraError: scikit-learn or Pillow is not installed.
     """
     need_pillow("reading image files")
-    try:
+    with needed("demo", "the photographs"):
         from sklearn.datasets import load_sample_image  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("demo", "the photographs") from error
     return [np.ascontiguousarray(load_sample_image(f"{name}.jpg").transpose(2, 0, 1)) for name in NAMES]
 
 

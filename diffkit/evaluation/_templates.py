@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-from diffkit.errors import MissingExtraError
+from diffkit.errors import needed
 
 
 def template(name: str) -> Any:
@@ -14,10 +14,8 @@ def template(name: str) -> Any:
     Raises:
         MissingExtraError: Jinja2 is not installed.
     """
-    try:
+    with needed("report", "a report"):
         from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("report", "a report") from error
     source = resources.files("diffkit.evaluation").joinpath(name).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"plain": _plain, "px": "{:.1f}".format}

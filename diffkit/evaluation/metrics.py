@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from diffkit.errors import DataError, MissingExtraError
+from diffkit.errors import DataError, needed
 from diffkit.options import check_integer
 
 
@@ -158,10 +158,8 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def need_torchmetrics() -> None:
     """Raise `MissingExtraError` unless torchmetrics is installed."""
-    try:
+    with needed("metrics", "this metric"):
         import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("metrics", "this metric") from error
 
 
 def _create_metric(module: str, name: str, **options: Any) -> Any:

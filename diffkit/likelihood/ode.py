@@ -25,7 +25,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionError
+from diffkit.errors import UNSET, CompositionError, OptionError, needed
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number, choice
 from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
@@ -202,10 +202,8 @@ Solve = Callable[[Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], tu
 
 
 def _create_solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
-    try:
+    with needed("ode", "the flow ODE"):
         import torchdiffeq  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("ode", "the flow ODE") from error
 
     # By default the solver finds its first step from the data, and gradients would flow through its size.
     chosen = {**({"first_step": _FIRST_STEP} if method in _ADAPTIVE else {}), **(options or {})}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit.errors import MissingExtraError
+from diffkit.errors import needed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +28,8 @@ _GAP = 4
 
 def need_pillow(purpose: str) -> None:
     """Raise `MissingExtraError` unless Pillow is installed."""
-    try:
+    with needed("train", purpose):
         import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("train", purpose) from error
 
 
 def open_image(file: Path | BinaryIO) -> Image:

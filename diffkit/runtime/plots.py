@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkit.errors import MissingExtraError, OptionError
+from diffkit.errors import OptionError, needed
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.strict_json import reason
 
@@ -23,10 +23,8 @@ def figure(title: str = "", **options: Any) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
+    with needed("plot", "a plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "a plot") from error
     found = Figure(layout="constrained", **options)
     found.suptitle(title, fontsize=11)
     return found

@@ -243,6 +243,11 @@ def test_every_preset_can_be_trained_from_the_command_line(command: Command, nam
     assert found.code == 0, found.err
 
 
+def test_items_of_a_list_may_be_given_one_by_one(command: Command):
+    found = resolved(command, "--backbone.channel-mult", "1", "--backbone.channel-mult", "2,3")
+    assert found["backbone"]["channel_mult"] == [1, 2, 3]
+
+
 def test_an_integer_among_numbers_stays_one(command: Command, file: Callable[[str], Path]):
     path = file('[backbone]\nname = "unet"\nchannel_mult = [1, 0.5, 2]\n')
     for words in (["--backbone.channel-mult", "1,0.5,2"], ["--config", path]):

@@ -47,7 +47,7 @@ def test_settings_are_flags(options, setting: Setting, flag: str):
 def test_the_command_line_reports_it(refused: Refused, saved: Path, tmp_path: Path):
     out = ["--out", tmp_path / "o"]
     assert refused("explain", "--num-steps", "0") == "--num-steps must be >= 1, got 0"
-    assert refused("sample", saved, "-n", "0") == "-n must be >= 1, got 0"
+    assert refused("sample", saved, "-n", "0") == "-n must be >= 1 and <= 10000000, got 0"
     assert "--steps must be <= 12" in refused("sample", saved, "--steps", "13", *out)
     assert refused("explain", "--loss", "hybrid").endswith("use --var learned_range or --loss simple")
     assert refused("explain", "--train-spacing", "2000").startswith("--train-spacing: ")

@@ -171,8 +171,7 @@ def _samples(
     where, metrics = device(options.device), options.metrics or None
     saved = load(options.samples, where) if system else None
     if saved is None:
-        size = None if options.size is None else (options.size[0], options.size[-1])
-        found = read_samples(options.samples, size=size, on_error=options.on_error, layout=options.layout)
+        found = read_samples(options.samples, size=options.size, on_error=options.on_error, layout=options.layout)
         shape, count = found.shape, len(found)
     elif saved.low_res_channels:
         raise OptionError(

@@ -11,18 +11,18 @@ They are read strictly: every fault is reported, each with its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from diffkit.cli.parsing.options import Option, spelled
-from diffkit.cli.parsing.parts import named_in_table, named_on_line, names_of
+from diffkit.cli.parsing.options import Option, options_of, spelled
+from diffkit.cli.parsing.parts import named_on_line, names_of
 from diffkit.cli.parsing.spec import CommandSpec
 from diffkit.cli.parsing.spelling import toml_spelling
 from diffkit.cli.parsing.values import check_path, conform, read, toml
-from diffkit.errors import Message, OptionError, Setting, SpecError, Spelling, did_you_mean, joined, nearest
+from diffkit.errors import Message, OptionError, Setting, SpecError, did_you_mean, joined, nearest
 from diffkit.presets import preset
 from diffkit.registry import KINDS
 from diffkit.runtime.run_layout import SPEC
@@ -33,21 +33,27 @@ _FEW = 3
 """Unknown options that are each compared with those there are."""
 
 
-@frozen
+Place = tuple[str, ...]
+"""Place of an option: ("num_steps",), ("schedule", "s"); a part's name is at ("schedule",)."""
+
+
+@frozen(eq=False)
 class Layer:
-    """Options from one place.
+    """Options from one place beneath the command line.
 
     Attributes:
         place: Its name in messages.
-        table: As a TOML file has them: parts are names, or tables with a name.
+        values: As they are there.
+        faults: What could not be read.
     """
 
     place: str
-    table: Mapping[str, Any]
+    values: Mapping[Place, Any]
+    faults: Sequence[Message]
 
-    def names(self, kinds: Collection[str]) -> dict[str, str]:
-        """Return the part names it has, by kind."""
-        return named_in_table(self.table, kinds)
+
+Merged = Mapping[Place, tuple[Any, Layer | None]]
+"""Values, each with the layer it is of; None is the command line."""
 
 
 def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
@@ -61,21 +67,21 @@ def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
         UnknownComponentError: There is no such preset.
     """
     named = named_on_line(words, ["preset", "config"])
-    found = [_from_file(named["config"])] if "config" in named and spec.config else []
+    found = [_from_file(named["config"], spec)] if "config" in named and spec.config else []
     if "preset" in named and spec.preset:
-        set_above = {key for layer in found for key in layer.table} | {word.partition("=")[0] for word in words}
+        set_above = {path[0] for layer in found for path in layer.values} | {word.partition("=")[0] for word in words}
         found.insert(0, _from_preset(named["preset"], spec, {key.lstrip("-").replace("-", "_") for key in set_above}))
-    chosen = {*named_on_line(words, spec.composed)}.union(*(layer.names(spec.composed) for layer in found))
+    chosen = {*named_on_line(words, spec.composed)} | {path[0] for layer in found for path in layer.values}
     changed = [k for k in spec.composed if k not in chosen and any(w.startswith(f"{spelled((k,))}.") for w in words)]
-    return [_from_system(words, changed), *found] if changed else found
+    return [_from_system(words, changed, spec), *found] if changed else found
 
 
-def _from_system(words: Sequence[str], kinds: Collection[str]) -> Layer:
+def _from_system(words: Sequence[str], kinds: Collection[str], spec: CommandSpec) -> Layer:
     """The sampler and the default guidance of the saved system that a line names."""
     files = [Path(word, SPEC) for word in words if not word.startswith("-")]
     file = next((file for file in files if _is_file(file)), None)
     if file is None:
-        return Layer("", {})
+        return _layer("", {}, spec)
     saved = read_json(file, SpecError)
     parts, settings = (each if isinstance(each := saved.get(name), Mapping) else {} for name in ("parts", "settings"))
     sampler, sampling = parts.get("sampler"), settings.get("sampling")
@@ -83,7 +89,7 @@ def _from_system(words: Sequence[str], kinds: Collection[str]) -> Layer:
         "sampler": {**sampler.get("options", {}), "name": sampler.get("name")} if isinstance(sampler, dict) else None,
         "guidance": sampling.get("guidance") if isinstance(sampling, Mapping) else None,
     }
-    return Layer(str(file), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)})
+    return _layer(str(file), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)}, spec)
 
 
 def _is_file(path: Path) -> bool:
@@ -104,20 +110,33 @@ def _from_preset(name: str, spec: CommandSpec, set_above: Collection[str]) -> La
         key: value for field in spec.preset if field != "sampling" for key, value in getattr(chosen, field).items()
     }
     sampling = chosen.sampling_with(set_above) if "sampling" in spec.preset else None
-    return Layer(f"preset {name}", table | {f"sampling_{key}": value for key, value in (sampling or {}).items()})
+    return _layer(f"preset {name}", table | {f"sampling_{key}": value for key, value in (sampling or {}).items()}, spec)
 
 
-def _from_file(word: str) -> Layer:
+def _from_file(word: str, spec: CommandSpec) -> Layer:
     try:
         check_path(path := read(word, Path))
         table = parse_toml(read_bytes(path)).items()
-        return Layer(str(path), {key: _listed(key, value) for key, value in table if key not in RETIRED})
+        return _layer(str(path), {key: _listed(key, value) for key, value in table if key not in RETIRED}, spec)
     except OptionError as error:
         raise OptionError(f"--config {error}") from error
     except OSError as error:
         raise OptionError(f"cannot read {word}: {error.strerror or error}") from error
     except ValueError as error:
         raise OptionError(f"{word} is not a TOML file: {error}") from error
+
+
+def _layer(place: str, table: Mapping[str, Any], spec: CommandSpec) -> Layer:
+    faults: list[Message] = []
+    own = {key: value for key, value in table.items() if not _is_default(spec, key, value)}
+    return Layer(place, dict(_flat(own, spec.slots, faults)), faults)
+
+
+def _is_default(spec: CommandSpec, key: str, value: Any) -> bool:
+    """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
+    if key not in spec.without:
+        return False
+    return value in [option.default for cls in spec.options.values() for option in options_of(cls) if option.key == key]
 
 
 def _listed(kind: str, value: Any) -> Any:
@@ -136,67 +155,58 @@ def _listed(kind: str, value: Any) -> Any:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def check_table(layer: Layer, options: Sequence[Option]) -> dict[str, Any]:
-    """Return the options of a layer by key, as their types.
-
-    Raises:
-        OptionError: One or more faults: unknown keys, wrong types, values out of range.
-    """
-    slots = {option.path[0] for option in options if option.chooses}
-    known, faults = {option.path: option.key for option in options}, list[Message]()
-    flat = dict(_flat(layer.table, slots, faults))
-    found = checked({known[path]: value for path, value in flat.items() if path in known}, options, conform, faults)
-    for part in dict.fromkeys([(), *((slot,) for slot in sorted(slots)), *(path[:-1] for path in flat)]):
-        unknown = sorted(path[-1] for path in flat if path[:-1] == part and path not in known)
-        if unknown:
-            among = [path[-1] for path in known if path[:-1] == part]
-            faults.append(Message(_unknown(unknown, among, "".join(f"{name}." for name in part))))
-    refuse(faults, toml_spelling, layer.place)
-    return found
-
-
-def checked(
-    values: Mapping[str, Any], options: Sequence[Option], convert: Callable[[Any, Any], Any], faults: list[Message]
-) -> dict[str, Any]:
-    """Return values as the fields of their options take them; what is wrong is added to the faults.
+def checked(merged: Merged, layers: Sequence[Layer], options: Sequence[Option]) -> dict[Place, Any]:
+    """Return values as the fields of their options take them.
 
     Args:
-        values: Key -> value.
+        merged: What a command line and its layers set.
+        layers: The layers.
         options: Every option there is.
-        convert: Called with a value and its type first.
-        faults: Receives a message for each value that is wrong.
+    Raises:
+        OptionError: One or more faults of the line, or of a layer: unknown keys, wrong types, values out of range.
     """
-    known, found = {option.key: option for option in options}, {}
-    for key, value in values.items():
-        option = known[key]
-        try:
-            found[key] = _validated(option, convert(value, option.kind))
-        except OptionError as error:
-            between = " " if str(error).startswith("must ") else ": "
-            text = error.message if error.option else Message(Setting(option.path[-1]), between, str(error))
-            faults.append(text.of(option.path[0] if option.path[1:] else ""))
+    known, found = {option.path: option for option in options}, dict[Place, Any]()
+    faults: dict[Layer | None, list[Message]] = {None: [], **{layer: [*layer.faults] for layer in layers}}
+    unknown: dict[tuple[Layer, Place], list[str]] = {}
+    for path, (value, layer) in merged.items():
+        option = known.get(path)
+        if layer is not None and (option is None or option.special):
+            unknown.setdefault((layer, path[:-1]), []).append(path[-1])
+        elif option is not None:
+            try:
+                found[path] = _validated(option, value if layer is None else conform(value, option.kind))
+            except OptionError as error:
+                faults[layer].append(_fault(option, error))
+    for (layer, part), names in unknown.items():
+        among = [option.path[-1] for option in options if option.path[:-1] == part and not option.special]
+        faults[layer].append(Message(_unknown(sorted(names), among, "".join(f"{name}." for name in part))))
+    for layer, each in faults.items():
+        _refuse(each, layer)
     return found
 
 
-def refuse(faults: Sequence[Message], spelling: Spelling | None = None, place: str = "") -> None:
+def _fault(option: Option, error: OptionError) -> Message:
+    between = " " if str(error).startswith("must ") else ": "
+    text = error.message if error.option else Message(Setting(option.path[-1]), between, str(error))
+    return text.of(option.path[0] if option.path[1:] else "")
+
+
+def _refuse(faults: Sequence[Message], layer: Layer | None) -> None:
     """Raise one `OptionError` for all faults, if there are any."""
     if not faults:
         return
     text = joined("\n  ", [f"{len(faults)} faults:", *faults] if faults[1:] else faults)
-    message = Message(text.spelled(spelling)) if spelling else text
-    raise OptionError(Message(f"{place}: " if place else "", message))
+    raise OptionError(text if layer is None else f"{layer.place}: {text.spelled(toml_spelling)}")
 
 
-def _flat(
-    table: Mapping[str, Any], slots: Collection[str], faults: list[Message]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _flat(table: Mapping[str, Any], slots: Collection[str], faults: list[Message]) -> Iterator[tuple[Place, Any]]:
     """Path of an option -> value; a part's name goes by its kind."""
     for key, value in table.items():
         if key not in slots or isinstance(value, str):
             yield (key,), value
         elif not isinstance(value, Mapping):
             faults.append(Message(Setting(key), f" must be a name or a table with a name, got {value!r}"))
-        elif "name" not in value:
+        elif not isinstance(value.get("name"), str):
             faults.append(Message(Setting(key), " needs a name"))
         else:
             yield (key,), value["name"]
@@ -243,7 +253,7 @@ def _unknown(keys: Sequence[str], known: Sequence[str], start: str) -> str:
 def written(
     values: Mapping[str, Any], parts: Mapping[str, tuple[str, Mapping[str, Any]]], later: Mapping[str, str]
 ) -> str:
-    """Return options as TOML text that `check_table` reads back.
+    """Return options as TOML text, which ``--config`` reads back.
 
     Args:
         values: Name -> value.

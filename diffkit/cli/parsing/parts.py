@@ -15,8 +15,7 @@ from attrs import NOTHING
 from diffkit.cli.parsing.importing import FLAG
 from diffkit.cli.parsing.options import Option, options_of, spelled
 from diffkit.cli.shared.guidance import FOLDERS, guidance_class, with_folder
-from diffkit.data.loading import class_for_path, registered_name, source_for
-from diffkit.data.shard_names import is_path_of_shards, list_shards
+from diffkit.data.loading import class_for_path, registered_name
 from diffkit.errors import OptionError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 
@@ -45,13 +44,6 @@ def named_on_line(words: Sequence[str], kinds: Collection[str]) -> dict[str, str
     return found
 
 
-def named_in_table(table: Mapping[str, Any], kinds: Collection[str]) -> dict[str, str]:
-    """Names in a configuration: ``schedule = "cosine"`` or a table with a ``name``."""
-    slots = {kind: table.get(kind) for kind in kinds}
-    named = {kind: slot.get("name") if isinstance(slot, Mapping) else slot for kind, slot in slots.items()}
-    return {kind: name for kind, name in named.items() if isinstance(name, str)}
-
-
 def is_empty(kind: str, name: str | None) -> bool:
     """Return whether a name stands for no part."""
     return not name or (kind in _MAY_BE_EMPTY and name == "none")
@@ -65,10 +57,8 @@ def check_name(kind: str, name: str) -> None:
         refuse_file(name, f"{spelled((kind,))} ")
         for each in names_of(kind, name) if "," in name else (name,):
             part_factory(kind, each)
-    elif is_path_of_shards(Path(name)):
-        list_shards(Path(name))  # raises if there is none
-    elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
-        source_for(name)  # raises if it is wrong
+    else:
+        class_for_path(Path(name))
 
 
 def refuse_file(name: str, flag: str = "") -> None:
@@ -125,12 +115,12 @@ def part_options(kind: str, name: str) -> list[Option]:
     return [option for option in found if option.path[-1] != "path"] if is_a_file else found  # its path is its name
 
 
-def lasting_options(kind: str, one: str, other: str) -> set[str]:
-    """Keys of the options of one that are meant for the other as well; none but for data."""
+def lasting_options(kind: str, one: str, other: str) -> set[tuple[str, ...]]:
+    """Paths of the options of one that are meant for the other as well; none but for data."""
     if kind not in _DATA:
         return set()
-    both = {(o.key, o.kind) for o in part_options(kind, one)} & {(o.key, o.kind) for o in part_options(kind, other)}
-    return {key for key, value in both if Path not in (value, *typing.get_args(value))}
+    both = {(o.path, o.kind) for o in part_options(kind, one)} & {(o.path, o.kind) for o in part_options(kind, other)}
+    return {path for path, value in both if Path not in (value, *typing.get_args(value))}
 
 
 def empty_slot(kind: str, flag: str, word: str) -> str:

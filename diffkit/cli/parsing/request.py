@@ -14,7 +14,7 @@ from attrs import NOTHING, field, frozen
 from cyclopts import App
 
 from diffkit.cli.parsing import signature
-from diffkit.cli.parsing.config import Layer, check_table, checked, layers, refuse, written
+from diffkit.cli.parsing.config import Layer, Merged, Place, checked, layers, written
 from diffkit.cli.parsing.options import Option, options_of, special, spelled
 from diffkit.cli.parsing.parts import (
     check_name,
@@ -27,7 +27,7 @@ from diffkit.cli.parsing.parts import (
     unknown_option,
 )
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.errors import Message, OptionError
+from diffkit.errors import OptionError
 from diffkit.registry import canonical
 from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.training.config import TrainConfig
@@ -83,7 +83,7 @@ def look(name: str, spec: CommandSpec, words: Sequence[str]) -> Request:
         UnknownComponentError: No such part.
     """
     beneath = layers(words, spec)
-    named = {kind: part for layer in beneath for kind, part in layer.names(spec.slots).items()}
+    named = {kind: layer.values[kind,] for layer in beneath for kind in spec.slots if (kind,) in layer.values}
     named |= named_on_line(words, spec.slots)
     for kind, part in named.items():
         if not part or not is_empty(kind, part):
@@ -104,17 +104,16 @@ def resolve(request: Request, app: App | None = None) -> tuple[ParsedOptions, bo
     app = App() if app is None else app
     signature.sign(app, request.options)
     found = signature.parse(app, request.words, request.options, lambda flag: _explain_unknown(request, flag))
-    print_only = bool(found.pop("print_config", False))
-    special = {option.key for option in request.options if option.special}
-    faults = list[Message]()
-    values = {key: value for key, value in found.items() if key not in special}
-    line = checked(values, request.options, lambda value, kind: value, faults)
-    refuse(faults)
-    merged: dict[str, Any] = {}
-    for values in (*(_of_layer(request.spec, layer) for layer in request.layers), line):
-        merged = _without_replaced(merged, values, request.spec) | values
-    _require(merged, request)
-    return _parsed(request, merged), print_only
+    print_only = bool(found.pop(("print_config",), False))
+    special = {option.path for option in request.options if option.special}
+    line = {path: value for path, value in found.items() if path not in special}
+    merged: Merged = {}
+    for layer, own in [*((layer, layer.values) for layer in request.layers), (None, line)]:
+        below = _without_replaced(merged, own, request.spec)
+        merged = {**below, **{place: (value, layer) for place, value in own.items()}}
+    values = checked(merged, request.layers, request.options)
+    _require(values, request)
+    return _parsed(request, values), print_only
 
 
 def as_toml(spec: CommandSpec, parsed: ParsedOptions) -> str:
@@ -143,20 +142,6 @@ def _with_defaults(
     }
 
 
-def _of_layer(spec: CommandSpec, layer: Layer) -> dict[str, Any]:
-    """Options of a layer; its own parts may be others than those of the command line."""
-    options = [o for o in _all_options(spec, _filled(spec, layer.names(spec.slots))) if not o.special]
-    table = {key: value for key, value in layer.table.items() if not _is_default(spec, key, value)}
-    return check_table(Layer(layer.place, table), options)
-
-
-def _is_default(spec: CommandSpec, key: str, value: Any) -> bool:
-    """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
-    if key not in spec.without:
-        return False
-    return value in [option.default for cls in spec.options.values() for option in options_of(cls) if option.key == key]
-
-
 def _filled(spec: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
     """The part of each slot, named or by default; a slot may be empty."""
     parts = {kind: named.get(kind, default) for kind, default in spec.slots.items()}
@@ -172,33 +157,33 @@ def _all_options(spec: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
     return [*own, *of_parser, *slot_options(spec.slots, spec.required), *of_parts]
 
 
-def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
-
-
-def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], spec: CommandSpec) -> dict[str, Any]:
+def _without_replaced(below: Merged, above: Mapping[Place, Any], spec: CommandSpec) -> Merged:
     """The lower layer's options, without those of a part that the upper one replaces.
 
     Size and labels of data stay where the other data has such options; a file that belongs to it does not.
     """
-    replaced = [k for k in spec.slots if k in above and canonical(above[k]) != canonical(str(below.get(k, "")))]
-    lasting = {key for kind in replaced if kind in below for key in lasting_options(kind, below[kind], above[kind])}
-    return {key: value for key, value in below.items() if key.partition(".")[0] not in replaced or key in lasting}
+    was = {kind: str(below[kind,][0]) if (kind,) in below else "" for kind in spec.slots if (kind,) in above}
+    replaced = {kind: name for kind, name in was.items() if canonical(above[kind,]) != canonical(name)}
+    lasting = {path for kind, name in replaced.items() if name for path in lasting_options(kind, name, above[kind,])}
+    return {path: value for path, value in below.items() if path[0] not in replaced or path in lasting}
 
 
-def _require(merged: Mapping[str, Any], request: Request) -> None:
+def _require(values: Mapping[Place, Any], request: Request) -> None:
     """Refuse a line that lacks a required option, naming all that are missing."""
-    given = {*merged, *request.spec.defaults}
-    missing = [option.flag for option in request.options if option.default is NOTHING and option.key not in given]
+    needed = [option for option in request.options if option.default is NOTHING and option.path not in values]
+    missing = [option.flag for option in needed if option.key not in request.spec.defaults]
     if missing:
         raise OptionError(f"diffkit {request.name} needs {' and '.join(missing)}")
 
 
-def _parsed(request: Request, merged: Mapping[str, Any]) -> ParsedOptions:
-    slots = request.spec.slots
-    values = {key: value for key, value in merged.items() if "." not in key and key not in slots}
-    parts = {kind: (name, _within(merged, kind)) for kind, name in request.parts.items()}
-    return ParsedOptions(values, parts, request.chosen)
+def _parsed(request: Request, values: Mapping[Place, Any]) -> ParsedOptions:
+    own = {place[0]: value for place, value in values.items() if not place[1:] and place[0] not in request.spec.slots}
+    of_parts = [(*place, value) for place, value in values.items() if place[1:]]
+    parts = {
+        kind: (name, {".".join(own): value for owner, *own, value in of_parts if owner == kind})
+        for kind, name in request.parts.items()
+    }
+    return ParsedOptions(own, parts, request.chosen)
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:

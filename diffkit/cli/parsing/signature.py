@@ -68,8 +68,8 @@ def sign_for_help(app: App, name: str, options: Sequence[Option], defaults: Mapp
 
 def parse(
     app: App, words: Sequence[str], options: Sequence[Option], unknown: Callable[[str], str | None]
-) -> dict[str, Any]:
-    """Return what a command line sets: option key -> value.
+) -> dict[tuple[str, ...], Any]:
+    """Return what a command line sets: path of an option -> value.
 
     Args:
         app: The application, with its signature.
@@ -91,7 +91,7 @@ def parse(
         if flag is None and isinstance(error, UnusedCliTokensError) and error.unused_tokens:
             raise OptionError(_one_too_many(error.unused_tokens, options)) from error
         raise OptionError((flag and unknown(flag)) or plain_text(error)) from error
-    return {keys[name].key: value for name, value in bound.arguments.items() if value is not _UNSET}
+    return {keys[name].path: value for name, value in bound.arguments.items() if value is not _UNSET}
 
 
 def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
@@ -148,8 +148,8 @@ def _help(option: Option, default: str | None) -> str:
 
 
 def _read_word(kind: Any, _: Any, tokens: Any) -> Any:
-    """The converter of an option; cyclopts itself would pass its type without None."""
-    return read(tokens[0].value, kind)
+    """Return the value of an option; a list may be given in several. cyclopts would pass its type without None."""
+    return read(",".join([token.value for token in tokens]), kind)
 
 
 def _unknown_flag(error: CycloptsError) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from diffkit.data.sources._source import Source
-from diffkit.errors import MissingExtraError
+from diffkit.errors import needed
 from diffkit.options import choice, flag
 from diffkit.registry import registry
 
@@ -34,10 +34,8 @@ class Digits(Source):
 
     def open(self) -> Data:
         """Load the digits; needs scikit-learn."""
-        try:
+        with needed("demo", "the digits data"):
             from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingExtraError("demo", "the digits data") from error
         import numpy as np
 
         from diffkit.data.arrays import from_array
