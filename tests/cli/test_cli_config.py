@@ -200,7 +200,11 @@ def test_printed_options_are_complete_and_read_back_the_same(command: Command, f
     again = command("explain", "--config", file(printed), "--print-config").out
     assert again == printed
     found = tomllib.loads(printed)
-    assert found["num_steps"] == 1000 and found["loss"] == {"name": "simple"} and found["clip_x_start"] is True
+    assert (
+        found["num_steps"] == 1000
+        and found["loss"] == {"name": "simple", "space": "network"}
+        and found["clip_x_start"] is True
+    )
     assert found["backbone"]["channels"] == 128 and found["backbone"]["channel_mult"] == [1, 2]
 
 
@@ -222,7 +226,7 @@ def test_switches(command: Command, spelling: str):
 def test_a_preset_lies_beneath_file_and_line(command: Command, refused: Refused, file: Callable[[str], Path]):
     preset = diffkit.preset("iddpm/cifar10-uncond")
     found = resolved(command, "--preset", preset.name)
-    assert found["data_shape"] == [3, 32, 32] and found["loss"] == {**preset.composition["loss"]}
+    assert found["data_shape"] == [3, 32, 32] and found["loss"] == {**preset.composition["loss"], "space": "network"}
     assert "steps" not in found  # those of training, which to explain would be those of sampling
     path = file('num_steps = 50\n[backbone]\nname = "unet"\nchannels = 64\n')
     found = resolved(command, "--preset", preset.name, "--config", path, "--loss", "vlb")

@@ -173,8 +173,13 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__])
-        found |= {name: _evaluated(each, names) for name, each in vars(base).get("__annotations__", {}).items()}
+        for name, each in vars(base).get("__annotations__", {}).items():
+            found[name] = _PLAIN[each] if each in _PLAIN_NAMES else _evaluated(each, names)
     return found
+
+
+_PLAIN: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str)}
+_PLAIN_NAMES = tuple(_PLAIN)  # in which an annotation that is no text, and cannot be hashed, is looked for as well
 
 
 def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @frozen
 class MyPart(Coupling):
-    """The examples of a batch, in the order of their means, get the noise of the batch in the order of its means.
+    """The brightest examples of a batch get the brightest noise.
 
     Attributes:
         reverse: The brightest examples get the darkest noise.
