@@ -147,12 +147,12 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
 
 
 def test_check_gives_advice_instead(refused: Refused, tmp_path: Path):
-    (tmp_path / "a.tar").touch()
-    assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.tar")
+    (tmp_path / "a.gz").touch()
+    assert "is a file; name a folder, .zip or .tar of images" in refused("data", "check", tmp_path / "a.gz")
     (tmp_path / "a.npz").touch()
     assert "cannot be read as a NumPy file" in refused("data", "check", tmp_path / "a.npz")
     assert refused("data", "check", tmp_path / "no") == (
-        f"{tmp_path / 'no'} is not there; name a folder or .zip of images"
+        f"{tmp_path / 'no'} is not there; name a folder, .zip or .tar of images"
     )
     assert refused("data", "check", "digits").endswith("or make one: diffkit data import --data digits --to FOLDER")
 
