@@ -20,7 +20,6 @@ from diffkit.data.loading import as_data
 from diffkit.errors import OptionError
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import duration
-from diffkit.runtime.run_layout import CHECKPOINTS, step_of
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
@@ -177,8 +176,7 @@ def _completed_updates(folder: Path, spec: Mapping[str, Any], config: TrainConfi
         return 0
     assert system.network is not None
     run_folder.check_same_run(folder, spec, config, data, system.network)
-    newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
-    return 0 if newest is None else step_of(newest)
+    return checkpoint.completed_updates(folder)
 
 
 class _TimedUpdates(NamedTuple):
@@ -300,7 +298,7 @@ def _copied_bytes(trainer: Trainer) -> int:
     own = sum(map(_tensor_bytes, engine.share(files).values()))
     if not engine.replicates and engine.ranks.rank == 0:  # which puts the weights of the saved system together
         own += _tensor_bytes(files[trainer.sampling_file])
-    return max(engine.ranks.gather(own))
+    return int(max(engine.ranks.gather(own)))
 
 
 def _device_text(engine: Engine) -> str:

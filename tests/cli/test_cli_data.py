@@ -78,7 +78,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     messages = [each.err.splitlines()[-1] for each in found]
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages
-    assert messages[0] == f"error: {tmp_path / 'nowhere'} is not there; name a folder or .zip of images"
+    assert messages[0] == f"error: {tmp_path / 'nowhere'} is not there; name a folder, .zip or .tar of images"
     assert messages[3].startswith("error: --batch-size 5 is more than the 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from attrs import NOTHING
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
+from cyclopts.exceptions import RepeatArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from diffkit.cli.parsing.options import Option
 from diffkit.cli.parsing.values import has_word, is_flag, item_of, metavar, read
@@ -159,7 +159,9 @@ def _help(option: Option, default: str | None) -> str:
 
 
 def _read_word(kind: Any, _: Any, tokens: Any) -> Any:
-    """The converter of an option; cyclopts itself would pass its type without None."""
+    """The converter of an option; cyclopts itself would pass its type without None, and take a list's option twice."""
+    if len(tokens) > 1:
+        raise RepeatArgumentError(token=tokens[1])
     return read(tokens[0].value, kind)
 
 

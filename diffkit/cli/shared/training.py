@@ -50,6 +50,7 @@ def say(text: object) -> None:
 def check_before_reading(options: RunOptions, config: TrainConfig, parsed: ParsedOptions) -> None:
     """Refuse what needs no data to be refused: hooks, processes, a folder of something else or of another run."""
     from diffkit.runtime.distributed import launched
+    from diffkit.training.checkpoint import completed_updates
     from diffkit.training.engines import check_processes
     from diffkit.training.run_folder import check_options
     from diffkit.training.run_hooks import choose_hooks
@@ -59,22 +60,13 @@ def check_before_reading(options: RunOptions, config: TrainConfig, parsed: Parse
     check_processes(config, launched().size)
     if config.epochs is not None or config.overfit is not None:
         return  # the options depend on the data
-    done = steps_done(options.out)
+    done = completed_updates(options.out)
     if done > config.steps:
         raise OptionError(
             f"--steps {config.steps} counts from the start of the run, and {options.out} has {done} steps already; "
             "ask for more to go on, or choose another folder"
         )
     check_options(options.out, config)
-
-
-def steps_done(out: Path) -> int:
-    """Return how many updates the newest checkpoint of a run has; 0 if the run has not begun."""
-    from diffkit.runtime.run_layout import CHECKPOINTS, step_of
-    from diffkit.training.checkpoint import newest_first
-
-    newest = next(newest_first(out / CHECKPOINTS), None)
-    return 0 if newest is None else step_of(newest)
 
 
 def way_to_classes(parsed: ParsedOptions) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,9 +36,8 @@ class MultiProcess(Engine):
         local = torch.nn.functional.pad(local, (0, longest - local.shape[1]))
         found = [torch.empty_like(local) for _ in range(self.ranks.size)]
         dist.all_gather(found, local)
-        ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
-        lengths = [end - start for start, end in pairwise(ends)]
-        rows = torch.cat([part[:, :length] for part, length in zip(found, lengths, strict=True)], dim=1)
+        slices = [self.local_slice(size, rank) for rank in range(self.ranks.size)]
+        rows = torch.cat([part[:, : s.stop - s.start] for part, s in zip(found, slices, strict=True)], dim=1)
         return {name: row.to(like.dtype) for (name, like), row in zip(tensors.items(), rows, strict=True)}
 
 
