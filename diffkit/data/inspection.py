@@ -1,16 +1,17 @@
-"""Inspect a folder or archive of images: kinds, sizes, classes, and unusable files; every file is read once."""
+"""Inspect a folder or archives of images: kinds, sizes, classes, and unusable files; every file is read once."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
 
+from diffkit.data import tar_index
 from diffkit.data.folder import list_images
 from diffkit.data.images import (
     ORIENTATION,
@@ -21,9 +22,10 @@ from diffkit.data.images import (
     remove_transparency,
     rotate_upright,
 )
-from diffkit.data.labels import read_labels
+from diffkit.data.labels import Labels, read_labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import map_in_order
+from diffkit.data.shard_names import is_path_of_shards
 from diffkit.data.zip_archives import list_members, read_member, read_table_member
 from diffkit.errors import DataError
 from diffkit.protocols import NO_CLASS
@@ -139,11 +141,11 @@ def check_images(
     processes: int = 0,
     progress: bool = False,
 ) -> InspectionReport:
-    """Read every image of a folder or zip archive once, and report how training would use it.
+    """Read every image of a folder, a zip archive or tar archives once, and report how training would use it.
 
     Args:
-        source: The folder or archive.
-        labels: As `diffkit.data.Folder` takes them, or None.
+        source: The folder or zip archive; or tar archives, as `diffkit.data.WebDataset` takes them.
+        labels: As the data source takes them, or None.
         size: (H, W) that the images will be resized to; smaller images are counted.
         processes: Number of processes that read images; 0 reads in this process.
         progress: Show a progress bar.
@@ -151,32 +153,26 @@ def check_images(
         DataError: The source is missing, cannot be listed or has no image.
     """
     need_pillow("reading image files")
-    names, ignored = _list_source(source)
-    inspect = partial(inspect_image, source)
+    listed = _list_source(source)
     images: dict[str, ImageProperties] = {}
-    unreadable: dict[str, str] = {}
+    unreadable = dict(listed.faults)
     readable: list[int] = []
-    with show_progress(len(names), "checking images", progress) as advance:
-        for i, found in enumerate(map_in_order(inspect, names, processes)):
-            name = printable(names[i])
+    with show_progress(len(listed.names), "checking images", progress) as advance:
+        for i, found in enumerate(map_in_order(_inspect_image, listed.files, processes)):
+            name = printable(listed.names[i])
             if isinstance(found, DataError):
                 unreadable[name] = str(found).partition(f"{name}: ")[2]
             else:
                 images[name] = found
                 readable.append(i)
             advance(1)
-    counts = _count_classes(source, names, labels, readable)
-    return InspectionReport(printable(source), images, unreadable, dict(ignored), *counts, size)
+    counts = _count_classes(listed.labels, labels, readable)
+    return InspectionReport(printable(source), images, unreadable, dict(listed.ignored), *counts, size)
 
 
-def inspect_image(source: Path, name: str) -> ImageProperties:
-    """Return the properties of an image of a folder or zip archive, after decoding all of it.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    file = io.BytesIO(read_member(source, name)) if _is_zip(source) else source / name
-    with open_image_file(file, printable(name)) as found:
+def _inspect_image(file: _File) -> ImageProperties:
+    """Return the properties of an image, after decoding all of it; raise `DataError` if it cannot be read."""
+    with open_image_file(file.open(), printable(file.name)) as found:
         image = rotate_upright(found)
         remove_transparency(grey_to_8_bit(image, 255), 255).convert("RGB")
         return ImageProperties(
@@ -189,32 +185,87 @@ def inspect_image(source: Path, name: str) -> ImageProperties:
         )
 
 
-def _is_zip(source: Path) -> bool:
-    return source.suffix == ".zip" and source.is_file()
+@frozen
+class _File:
+    """A file of a folder or archive.
+
+    Attributes:
+        name: Its name in messages.
+        open: Returns its path, or its content as a file; picklable.
+    """
+
+    name: str
+    open: Callable[[], Any]
 
 
-def _list_source(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
-    """Return the names of a source's images, and of the other files with the reason why they are not used."""
-    if _is_zip(source):
-        return list_members(source)
-    if not source.is_dir():
-        found = "a file" if source.exists() else "not there"
-        made = "which diffkit data import makes of other data"
-        raise DataError(f"{printable(source)} is {found}; name a folder or .zip of images, {made}")
+@frozen
+class _Listing:
+    """The files of a source.
+
+    Attributes:
+        files: Its images.
+        ignored: Other files, with the reason why they are not used.
+        labels: Reads the labels of a name.
+        faults: Files that training stops at, with the reason.
+    """
+
+    files: Sequence[_File]
+    ignored: Sequence[tuple[str, str]]
+    labels: Callable[[str], Labels | None]
+    faults: Sequence[tuple[str, str]] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the images."""
+        return [file.name for file in self.files]
+
+
+def _list_source(source: Path) -> _Listing:
+    if is_path_of_shards(source):
+        return _list_shards(source)
+    if source.suffix == ".zip" and source.is_file():
+        names, ignored = list_members(source)
+        files = [_File(name, partial(_open_member, source, name)) for name in names]
+        return _Listing(
+            files, ignored, lambda labels: read_labels(names, labels, source, read_table_member(source, labels))
+        )
     listing = list_images(source)
     listing.check_any(source)
-    names = [path.relative_to(source).as_posix() for path in listing.files]
-    return names, [(printable(path.relative_to(source)), reason) for path, reason in listing.ignored]
+    paths = [path.relative_to(source).as_posix() for path in listing.files]
+    return _Listing(
+        [_File(name, partial(source.joinpath, name)) for name in paths],
+        [(printable(path.relative_to(source)), reason) for path, reason in listing.ignored],
+        lambda labels: read_labels(paths, labels, source),
+    )
+
+
+def _list_shards(source: Path) -> _Listing:
+    from diffkit.data.tar_shards import ALONE, list_examples
+
+    found = list_examples(source)
+    files = [
+        _File(name, partial(_open_shard, found.shards[shard], offset, size, name))
+        for name, (shard, offset, size) in zip(found.names, found.places, strict=True)
+    ]
+    return _Listing(files, found.ignored, found.read_labels, [(name, ALONE) for name in found.alone])
+
+
+def _open_member(source: Path, name: str) -> io.BytesIO:
+    return io.BytesIO(read_member(source, name))
+
+
+def _open_shard(shard: Path, offset: int, size: int, name: str) -> io.BytesIO:
+    return io.BytesIO(tar_index.read_member(shard, offset, size, printable(name)))
 
 
 def _count_classes(
-    source: Path, names: Sequence[str], labels: str | None, readable: Sequence[int]
+    read: Callable[[str], Labels | None], labels: str | None, readable: Sequence[int]
 ) -> tuple[dict[str, int] | None, int, str | None]:
     """Return how many images each class has, how many have none, and the fault of the labels."""
     if labels is None or not readable:
         return None, 0, None
     try:
-        found = read_labels(names, labels, source, read_table_member(source, labels) if _is_zip(source) else None)
+        found = read(labels)
         assert found is not None
         numbers, classes = found.class_numbers(readable)
     except DataError as error:

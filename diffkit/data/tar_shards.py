@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from diffkit.data.image_data import PictureData
 
 
+ALONE = "no image of the same stem"
+"""Why a file belongs to no example."""
+
+
 @frozen(eq=False)
 class ShardPictures:
     """The images in tar archives, as `diffkit.data.images.Pictures`.
@@ -84,6 +88,50 @@ class _Example:
     image: str
 
 
+@frozen(eq=False)
+class ShardListing:
+    """Where the examples in tar archives are.
+
+    Attributes:
+        path: The path that names the archives.
+        shards: The archives.
+        names: The name of each example's image, with that of its archive.
+        examples: The files of each example.
+        ignored: The files that are left out, with the reason.
+        alone: The files without an image of the same stem.
+        identity: A digest of the names and sizes of archives and of all files in them.
+    """
+
+    path: Path
+    shards: tuple[Path, ...]
+    names: tuple[str, ...]
+    examples: Sequence[_Example]
+    ignored: Sequence[tuple[str, str]]
+    alone: Sequence[str]
+    identity: str
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """Return the number of the archive, the offset and the size in bytes of each image."""
+        images = [each.files[each.image] for each in self.examples]
+        return [(each.shard, m.offset, m.size) for each, m in zip(self.examples, images, strict=True)]
+
+    def read_labels(self, labels: str | None, label: str = "label") -> Labels | None:
+        """Return the labels; the arguments are those of `open_shards`."""
+        if labels in (None, "folders", "prefix"):
+            return read_labels([each.files[each.image].name for each in self.examples], labels, self.shards[0])
+        rows = [
+            (name, _parse_label(self._content(each, labels), labels, label, printable(name)))
+            for name, each in zip(self.names, self.examples, strict=True)
+            if labels in each.files
+        ]
+        return read_labels(self.names, labels, self.path, json.dumps({"labels": rows}).encode())
+
+    def _content(self, example: _Example, ending: str) -> bytes:
+        member = example.files[ending]
+        return read_member(self.shards[example.shard], member.offset, member.size, printable(member.name))
+
+
 def open_shards(
     path: Path,
     *,
@@ -111,23 +159,48 @@ def open_shards(
     need_pillow("reading image files")
     from diffkit.data.image_data import PictureData
 
+    found = list_examples(path, image=image, index=index, progress=options.get("progress", False))
+    if found.alone and options.get("on_error") != "skip":
+        wanted = "no image" if image is None else f"no .{image}"
+        raise DataError(
+            f"{len(found.alone)} files have {wanted} of the same stem, the first: {found.alone[0]}; pack them again, "
+            "or leave them out",
+            fix={"on_error": "skip"},
+        )
+    ignored = [*found.ignored, *((name, ALONE) for name in found.alone)]
+    if not found.examples:
+        raise no_image_error(path, len(ignored))
+    return PictureData.from_pictures(
+        ShardPictures(found.shards, found.names, np.array(found.places, np.int64), form),
+        source=str(path),
+        labels=found.read_labels(labels, label),
+        ignored=ignored,
+        identity=found.identity,
+        **options,
+    )
+
+
+def list_examples(
+    path: Path, *, image: str | None = None, index: Path | None = None, progress: bool = False
+) -> ShardListing:
+    """Return where the examples in tar archives are; the arguments are those of `open_shards`.
+
+    Raises:
+        DataError: An archive is missing or damaged.
+        OptionError: A stem has several images, and ``image`` is None.
+    """
     shards = list_shards(path)
     names = _shard_names(shards)
-    found = index_shards(shards, index, options.get("progress", False))
-    examples, ignored = _find_examples(found, names, image, options.get("on_error") == "skip")
-    if not examples:
-        raise no_image_error(path, len(ignored))
-    images = [each.files[each.image] for each in examples]
-    pictures = ShardPictures(
+    found = index_shards(shards, index, progress)
+    examples, ignored, alone = _find_examples(found, names, image)
+    return ShardListing(
+        path,
         shards,
         tuple(_text(names[each.shard], each.files[each.image]) for each in examples),
-        np.array([(each.shard, m.offset, m.size) for each, m in zip(examples, images, strict=True)], np.int64),
-        form,
-    )
-    classes = _read_labels(path, pictures, examples, labels, label)
-    identity = _identity(shards, names, found)
-    return PictureData.from_pictures(
-        pictures, source=str(path), labels=classes, ignored=ignored, identity=identity, **options
+        examples,
+        ignored,
+        alone,
+        _identity(shards, names, found),
     )
 
 
@@ -138,9 +211,9 @@ def _shard_names(shards: Sequence[Path]) -> list[str]:
 
 
 def _find_examples(
-    found: Sequence[Sequence[Member]], names: Sequence[str], image: str | None, skip: bool
-) -> tuple[list[_Example], list[tuple[str, str]]]:
-    """Return the examples in archives, and the files that are left out with the reason."""
+    found: Sequence[Sequence[Member]], names: Sequence[str], image: str | None
+) -> tuple[list[_Example], list[tuple[str, str]], list[str]]:
+    """Return the examples in archives, the files that are left out with the reason, and those without an image."""
     examples: list[_Example] = []
     ignored: list[tuple[str, str]] = []
     alone: list[str] = []
@@ -158,14 +231,7 @@ def _find_examples(
                 examples.append(_Example(shard, files, found_image))
             else:
                 alone += [printable(_text(names[shard], member)) for member in files.values()]
-    if alone and not skip:
-        wanted = "no image" if image is None else f"no .{image}"
-        raise DataError(
-            f"{len(alone)} files have {wanted} of the same stem, the first: {alone[0]}; pack them again, or leave "
-            "them out",
-            fix={"on_error": "skip"},
-        )
-    return examples, [*ignored, *((name, "no image of the same stem") for name in alone)]
+    return examples, ignored, alone
 
 
 def _image_ending(files: Mapping[str, Member], image: str | None, shard: str) -> str | None:
@@ -180,24 +246,6 @@ def _image_ending(files: Mapping[str, Member], image: str | None, shard: str) ->
             fix={"image": found[0]},
         )
     return found[0] if found else None
-
-
-def _read_labels(
-    path: Path, pictures: ShardPictures, examples: Sequence[_Example], labels: str | None, label: str
-) -> Labels | None:
-    if labels in (None, "folders", "prefix"):
-        return read_labels([each.files[each.image].name for each in examples], labels, pictures.shards[0])
-    rows = [
-        (name, _parse_label(_content(pictures, each, labels), labels, label, printable(name)))
-        for name, each in zip(pictures.names, examples, strict=True)
-        if labels in each.files
-    ]
-    return read_labels(pictures.names, labels, path, json.dumps({"labels": rows}).encode())
-
-
-def _content(pictures: ShardPictures, example: _Example, ending: str) -> bytes:
-    member = example.files[ending]
-    return read_member(pictures.shards[example.shard], member.offset, member.size, printable(member.name))
 
 
 def _parse_label(content: bytes, ending: str, label: str, name: str) -> str | int | None:

@@ -8,17 +8,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
+from torch import nn
 
 from diffkit.errors import OptionError
-from diffkit.explain.explanation import FAINT, Explanation, PartNote
+from diffkit.explain.explanation import FAINT, Explanation, PartNote, TrainingNotes
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
 from diffkit.protocols import Composition, ConditionalBackbone, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.kernels import kernel_name
-from diffkit.registry.resolve import Slot, resolve
+from diffkit.registry.resolve import Slot, resolve, resolve_several
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
 from diffkit.system.call_parts import parts_for
@@ -28,6 +30,8 @@ from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
 from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
+from diffkit.training.config import LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig, resolve_config
+from diffkit.training.parameter_groups import as_groups, freezing, matching, torch_groups
 
 _MANY_FAINT = 0.2
 """Share of levels of almost pure noise above which there is a remark; a fifth of the linear schedule's levels could be
@@ -41,6 +45,7 @@ def explain(
     steps: Spacing = None,
     sampler: Slot = None,
     network: bool = False,
+    training: Mapping[str, Any] | None = None,
     **composition: Any,
 ) -> Explanation:
     """Return an explanation of a system, or of a composition that is not built yet.
@@ -50,6 +55,8 @@ def explain(
         steps: Levels that sampling visits, as in `System.sample`; those of the system by default.
         sampler: The sampler; the composed one by default.
         network: Build the network, without memory for its weights, and count its parameters.
+        training: Keywords of `diffkit.train`, of which ``optimizer``, ``lr_schedule``, ``hooks``, ``param_groups`` and
+            ``freeze`` are explained; with ``network``, patterns are counted.
         composition: Keywords of `diffkit.compose`, in place of ``what``.
     Raises:
         OptionError, UnknownComponentError, CompositionError: As `diffkit.compose`.
@@ -63,7 +70,39 @@ def explain(
         keywords = dict(what or {}) | composition
         recipe = _resolve_recipe(keywords.pop("backbone", "unet"))
         system = compose(**keywords | _null_conditions(keywords, recipe), backbone=None)
-    return _explain(system, recipe, steps, sampler, network)
+    found = _network(system, recipe) if network else None
+    explained = _explain(system, recipe, steps, sampler, found)
+    return explained if training is None else attrs.evolve(explained, training=_explain_training(training, found))
+
+
+def _explain_training(training: Mapping[str, Any], network: nn.Module | None) -> TrainingNotes:
+    options = dict(training)
+    hooks = resolve_several("hook", options.pop("hooks", None))
+    config = resolve_config(None, {"steps": 1} | options)
+    parts: list[tuple[str, Iterable[str], Any]] = [
+        ("optimizer", OPTIMIZER_FIELDS, config.optimizer_part),
+        ("lr_schedule", LR_SCHEDULE_FIELDS, config.lr_schedule_part),
+    ]
+    notes = [describe_part(kind, part) for kind, fields, part in parts if not options.keys().isdisjoint(fields)]
+    notes += [describe_part("hook", hook) for hook, _ in hooks]
+    return TrainingNotes(tuple(notes), *_pattern_sizes(config, network))
+
+
+def _pattern_sizes(
+    config: TrainConfig, network: nn.Module | None
+) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    """Return the groups of parameters and the frozen patterns, each with the number of its parameters if known."""
+    groups = as_groups(config.param_groups)
+    if network is None:
+        return dict.fromkeys(map(str, groups)), dict.fromkeys(config.freeze)
+    with freezing(network, config.freeze):
+        found = torch_groups(network, groups, lr=config.lr, weight_decay=config.weight_decay)
+    of_groups = {
+        str(group): sum(parameter.numel() for parameter in each["params"])
+        for group, each in zip(groups, found, strict=False)  # the last of torch's has all others
+    }
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    return of_groups, {each: sum(sizes[name] for name in matching(each, sizes, "freeze")) for each in config.freeze}
 
 
 def loss_weights(parts: Composition, decoder: Decoder) -> F64:
@@ -112,17 +151,16 @@ def _load_without_network(folder: Path) -> tuple[System, Any]:
     return from_spec(spec | {"parts": parts | {"backbone": None}, "settings": settings}), recipe
 
 
-def _count_parameters(system: System, recipe: Any) -> int | None:
-    if system.network is not None:
-        return sum(parameter.numel() for parameter in system.network.parameters())
-    if recipe is None:
-        return None
+def _network(system: System, recipe: Any) -> nn.Module | None:
+    """Return the network of a system, or one of its recipe without memory for its weights."""
+    if system.network is not None or recipe is None:
+        return system.network
     with torch.device("meta"):
-        network: torch.nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
-    return sum(parameter.numel() for parameter in network.parameters())
+        network: nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
+    return network
 
 
-def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
+def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: nn.Module | None) -> Explanation:
     parts, table = system.parts, system.table
     steps = (system.settings.sampling or {}).get("steps") if steps is None else steps
     kinds = [kind for kind in SLOTS if kind != "backbone"]
@@ -158,7 +196,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         sampler=describe_part("sampler", chosen),
         grid=grid,
         remarks=tuple(_remarks(system, recipe, grid, steps)),
-        num_parameters=_count_parameters(system, recipe) if network else None,
+        num_parameters=None if network is None else sum(parameter.numel() for parameter in network.parameters()),
         kernel=kernel_name(system.device),
     )
 

@@ -40,6 +40,22 @@ class PartNote:
     source: str
 
 
+@frozen
+class TrainingNotes:
+    """What was chosen of training.
+
+    Attributes:
+        parts: Optimizer, schedule of the learning rate and hooks, as far as they were chosen.
+        groups: Each group of parameters as a command line spells it, and the number of its parameters; None if the
+            network was not built.
+        frozen: Each pattern of parameters that are not trained, and their number.
+    """
+
+    parts: tuple[PartNote, ...]
+    groups: Mapping[str, int | None]
+    frozen: Mapping[str, int | None]
+
+
 @frozen(eq=False)
 class Explanation:
     """Explanation of a composition; ``print`` shows it, `plot` draws it. Columns are float64 arrays over levels 1..T.
@@ -60,6 +76,7 @@ class Explanation:
         remarks: Remarks to consider before training.
         num_parameters: Number of the network's parameters; None if it was not built.
         kernel: Distribution and version whose kernel normalizes in U-Nets and classifiers here; None if torch does.
+        training: What was chosen of training; None if nothing was.
     """
 
     parts: tuple[PartNote, ...]
@@ -79,6 +96,7 @@ class Explanation:
     remarks: tuple[str, ...]
     num_parameters: int | None = None
     kernel: str | None = None
+    training: TrainingNotes | None = None
 
     def __str__(self) -> str:
         return as_text(self)
@@ -108,7 +126,7 @@ _INDENT = " " * 12
 
 def as_text(e: Explanation) -> str:
     """Return the whole explanation."""
-    return "\n".join([*_head(e), "", *_parts(e), "", *_levels(e), "", *_sampling(e), *_remarks(e)])
+    return "\n".join([*_head(e), "", *_parts(e), "", *_levels(e), "", *_sampling(e), *_training(e), *_remarks(e)])
 
 
 def _head(e: Explanation) -> Iterator[str]:
@@ -170,6 +188,18 @@ def _sampling(e: Explanation) -> Iterator[str]:
     if e.settings.get("sampling"):
         own = ", ".join(f"{name}={value!r}" for name, value in e.settings["sampling"].items())
         yield from _wrapped(f"where a call says nothing: {own}")
+
+
+def _training(e: Explanation) -> Iterator[str]:
+    if e.training is None:
+        return
+    yield ""
+    yield "TRAINING"
+    for part in e.training.parts:
+        yield from _part(part)
+    for what, patterns in (("group", e.training.groups), ("frozen", e.training.frozen)):
+        for pattern, count in patterns.items():
+            yield f"  {what:9} {pattern}" + ("" if count is None else f"  {count:,} parameters")
 
 
 def _abbreviated(levels: Sequence[int]) -> str:

@@ -20,11 +20,12 @@ from diffkit.errors import OptionError
 from diffkit.explain._size_trace import Trace
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Backbone
+from diffkit.training.config import TrainConfig
+from diffkit.training.optimizer_building import optimizer_state_bytes
 
 RESERVE = 0.1
 """Share of the memory that is left free: for workspace, fragmentation and the device's own code."""
-_STATE_BYTES = 4  # weights, gradients, AdamW's two moments and EMA are float32 at either precision
-_MOMENTS = 2
+_STATE_BYTES = 4  # weights, gradients, the optimizer's state and EMA are float32 at either precision
 
 
 @frozen(kw_only=True)
@@ -37,6 +38,7 @@ class SizeReport:
         training_flops: Of a forward and backward pass without recomputation, per example.
         batch_size: Examples that the memory below is for.
         precision: "fp32" or "bf16".
+        optimizer: Name of the optimizer.
         weight_bytes, gradient_bytes, optimizer_bytes, ema_bytes: Memory of training that does not depend on the batch.
         activation_bytes: Tensors saved in the forward pass for the backward pass.
         training_bytes: Peak of a training step, with all of the above.
@@ -53,6 +55,7 @@ class SizeReport:
     training_flops: float
     batch_size: int
     precision: str
+    optimizer: str
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -76,8 +79,8 @@ class SizeReport:
             "backward"
         )
         yield (
-            f"state       weights {_memory(self.weight_bytes)}, gradients {_memory(self.gradient_bytes)}, AdamW "
-            f"{_memory(self.optimizer_bytes)}, EMA {_memory(self.ema_bytes)}"
+            f"state       weights {_memory(self.weight_bytes)}, gradients {_memory(self.gradient_bytes)}, "
+            f"{self.optimizer} {_memory(self.optimizer_bytes)}, EMA {_memory(self.ema_bytes)}"
         )
         recomputed = "" if self.recomputed_bytes is None else f"; with checkpoint {_memory(self.recomputed_bytes)}"
         yield (
@@ -102,6 +105,7 @@ def size_report(
     memory_gb: float | None = None,
     precision: str = "fp32",
     ema: int = 1,
+    optimizer: Any = "adamw",
 ) -> SizeReport:
     """Return the size of the network of a recipe, without allocating it.
 
@@ -113,8 +117,9 @@ def size_report(
         memory_gb: Memory of the device in units of 10^9 bytes, > 0.
         precision: "fp32", or "bf16" for `torch.autocast` on a GPU.
         ema: Number of running means of the weights, >= 0.
+        optimizer: As ``optimizer`` of `diffkit.train`.
     Raises:
-        OptionError: An argument is wrong, or the network cannot be run on the meta device.
+        OptionError: An argument is wrong, or the network or the optimizer cannot be run on the meta device.
     """
     check_integer("batch_size", batch_size, ge=1)
     check_integer("ema", ema, ge=0)
@@ -122,21 +127,24 @@ def size_report(
         check_number("memory_gb", memory_gb, gt=0)
     if precision not in ("fp32", "bf16"):
         raise OptionError("must be 'fp32' or 'bf16'", option="precision", value=precision)
+    config = TrainConfig(steps=1, optimizer=optimizer)
     plain, recomputing = _checkpoint_variants(recipe)
     trace = Trace(plain, tuple(data_shape), out_channels, precision)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops
     again = Trace(recomputing, tuple(data_shape), out_channels, precision).training() if recomputing else None
     parameters = sum(parameter.numel() for parameter in trace.network.parameters())
-    state_bytes = trace.weight_bytes + _STATE_BYTES * parameters * (_MOMENTS + ema)
+    optimizer_bytes = optimizer_state_bytes(trace.network, config)
+    state_bytes = trace.weight_bytes + optimizer_bytes + _STATE_BYTES * parameters * ema
     report = SizeReport(
         num_parameters=parameters,
         forward_flops=flops[0],
         training_flops=flops[1],
         batch_size=batch_size,
         precision=precision,
+        optimizer=config.optimizer_name,
         weight_bytes=trace.weight_bytes,
         gradient_bytes=_STATE_BYTES * parameters,
-        optimizer_bytes=_STATE_BYTES * parameters * _MOMENTS,
+        optimizer_bytes=optimizer_bytes,
         ema_bytes=_STATE_BYTES * parameters * ema,
         activation_bytes=training.at_end_of_forward(batch_size),
         training_bytes=state_bytes + training.peak(batch_size),

@@ -26,7 +26,7 @@ from torch import Tensor
 from diffkit.errors import CheckpointError, SpecError
 from diffkit.runtime.distributed import Ranks
 from diffkit.runtime.files import new_file, sync_folder, write_through
-from diffkit.runtime.run_layout import MANIFEST, STEPS, step_name, step_of
+from diffkit.runtime.run_layout import CHECKPOINTS, MANIFEST, STEPS, step_name, step_of
 from diffkit.runtime.strict_json import check_fields, json_object, readable_json, reason, shown, word
 from diffkit.runtime.weights_files import read_each, write_weights
 from diffkit.training.sharded_files import join_shards, whole_name
@@ -218,6 +218,12 @@ def newest_first(folder: Path) -> Iterator[Path]:
     """
     found = [path for path in folder.glob(STEPS) if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return iter(sorted(found, key=step_of, reverse=True))
+
+
+def completed_updates(run: Path) -> int:
+    """Return the number of updates that a run has made, by its newest checkpoint; 0 before the first."""
+    newest = next(newest_first(run / CHECKPOINTS), None)
+    return 0 if newest is None else step_of(newest)
 
 
 def intact_manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffkit.options import check_number
-from diffkit.training.power_ema import power_ema_decay
+from diffkit.training.power_ema import WIDEST, power_ema_decay
 
 
 class Ema:
@@ -41,7 +41,7 @@ class Ema:
     ):
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.rates = tuple(check_number("each of rates", rate, ge=0, lt=1) for rate in _as_sequence(rates))
-        self.widths = tuple(check_number("each of widths", width, gt=0, le=0.28) for width in _as_sequence(widths))
+        self.widths = tuple(check_number("each of widths", width, gt=0, le=WIDEST) for width in _as_sequence(widths))
         self.labels = (*map(ema_label, self.rates), *map(power_label, self.widths))
         self.names = tuple(trained)
         self.weights: list[Tensor] = list(trained.values())

@@ -20,7 +20,6 @@ from diffkit.data.loading import as_data
 from diffkit.errors import OptionError
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import duration
-from diffkit.runtime.run_layout import CHECKPOINTS, step_of
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
@@ -46,7 +45,7 @@ class DryRun:
         parameters: Number of the network's parameters.
         trained: Number of its parameters that are trained.
         device: Where the run would be, and in how many processes.
-        memory: Peak bytes: of the tensors on a GPU, of the whole process on a CPU. None if it cannot be measured.
+        memory: Peak bytes: of the tensors on a GPU; on a CPU of the whole process, with ``copied``. None if unknown.
         step_seconds: Seconds per update, with the exchange between processes, without previews and checkpoints.
         steps: Total number of updates.
         done: Updates that the run in ``out`` has completed already.
@@ -56,6 +55,8 @@ class DryRun:
         kept: Bytes of a finished run: its stored checkpoints, and the system.
         loss: Loss of the first batch, before any update.
         tried: Examples per timed update; None if that is the whole batch.
+        copied: Bytes of memory of the host that a save takes while training goes on, in the process with the most; 0
+            without ``async_save``.
     """
 
     parameters: int
@@ -71,6 +72,7 @@ class DryRun:
     kept: int
     loss: float
     tried: int | None = None
+    copied: int = 0
 
     @property
     def steps_per_epoch(self) -> float:
@@ -95,6 +97,7 @@ class DryRun:
             memory = "not measured, as no whole batch was tried; diffkit size estimates it"
         elif self.memory is not None:
             memory = f"{_bytes_text(self.memory)} at most"
+        copied = f"; {_bytes_text(self.copied)} of host memory for the copy that is written" if self.copied else ""
         rows = {
             "parameters": f"{self.parameters:,}{frozen}",
             "device": self.device,
@@ -102,7 +105,7 @@ class DryRun:
             "update": update,
             "training": f"{self.steps:,} steps{done}, about {duration(self.seconds)}",
             "epoch": f"{self.examples:,} images, {self.steps_per_epoch:,.1f} steps; {epochs:,.1f} epochs in all",
-            "checkpoint": f"{_bytes_text(self.checkpoint)}; {_bytes_text(self.kept)} in the end",
+            "checkpoint": f"{_bytes_text(self.checkpoint)}; {_bytes_text(self.kept)} in the end{copied}",
             "loss": f"{self.loss:.4f} at first",
         }
         return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
@@ -145,12 +148,13 @@ def dry_run(
             trainer, seconds, loss, tried = trial.run()
         files = {name: _tensor_bytes(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
+        copied = _copied_bytes(trainer) if config.async_save else 0
         parameters = [*system.network.parameters()]
         return DryRun(
             parameters=sum(p.numel() for p in parameters),
             trained=sum(p.numel() for p in parameters if p.requires_grad),
             device=_device_text(engine),
-            memory=_peak_memory(engine.device, original) if tried == config.batch_size else None,
+            memory=_peak_memory(engine.device, original, copied) if tried == config.batch_size else None,
             step_seconds=seconds,
             steps=config.steps,
             done=done,
@@ -160,6 +164,7 @@ def dry_run(
             kept=whole * _count_checkpoints(config) + files["model"],
             loss=loss,
             tried=None if tried == config.batch_size else tried,
+            copied=copied,
         )
 
 
@@ -171,8 +176,7 @@ def _completed_updates(folder: Path, spec: Mapping[str, Any], config: TrainConfi
         return 0
     assert system.network is not None
     run_folder.check_same_run(folder, spec, config, data, system.network)
-    newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
-    return 0 if newest is None else step_of(newest)
+    return checkpoint.completed_updates(folder)
 
 
 class _TimedUpdates(NamedTuple):
@@ -288,6 +292,15 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
+def _copied_bytes(trainer: Trainer) -> int:
+    """Return the bytes that `CheckpointWriter.save` copies, in the process with the most."""
+    files, engine = trainer.files(), trainer.engine
+    own = sum(map(_tensor_bytes, engine.share(files).values()))
+    if not engine.replicates and engine.ranks.rank == 0:  # which puts the weights of the saved system together
+        own += _tensor_bytes(files[trainer.sampling_file])
+    return int(max(engine.ranks.gather(own)))
+
+
 def _device_text(engine: Engine) -> str:
     several = f", {engine.ranks.size} processes ({engine.name})" if engine.ranks.size > 1 else ""
     if engine.device.type != "cuda":
@@ -309,7 +322,7 @@ def _reset_peak_memory(device: torch.device, system: Trainable) -> int:
     return _tensor_bytes(dict(system.network.state_dict()))
 
 
-def _peak_memory(device: torch.device, original: int) -> int | None:
+def _peak_memory(device: torch.device, original: int, copied: int) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device)) - original
     try:
@@ -317,7 +330,7 @@ def _peak_memory(device: torch.device, original: int) -> int | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
+    return copied + peak * (1 if sys.platform == "darwin" else 1024)  # bytes on macOS, KiB on Linux
 
 
 def _bytes_text(count: int) -> str:

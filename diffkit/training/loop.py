@@ -358,7 +358,7 @@ class _Training(Generic[T]):
             stop.defer_child_errors()
             batch = _next_batch(loader)
             if self.ranks.any(isinstance(batch, Exception)):
-                self._fail(batch)
+                self._raise_in_all(batch)
             while isinstance(batch, Batch):
                 self._update(batch)
                 self.hooks.commit(open=True)
@@ -396,7 +396,7 @@ class _Training(Generic[T]):
                     self._raise_hook_error()
                 if state == _FAILS:
                     self.saves.wait()
-                    self._fail(batch)
+                    self._raise_in_all(batch)
                 if state == _STOPS:
                     break
             self.saves.wait()
@@ -410,35 +410,32 @@ class _Training(Generic[T]):
         if not self.hooks.has(moment):
             return
         every = {"after_validation": config.val_every, "after_line": config.log_every}.get(moment, 1)
-        logs = step % config.log_every == 0 or step == config.steps
         keep = step % every == 0 or (moment == "after_line" and step < config.steps)
-        self.hooks.call(moment, step, metrics=metrics, logs=logs, keep=keep)
+        self.hooks.call(moment, step, metrics=metrics, logs=self._logs(step), keep=keep)
+
+    def _logs(self, step: int) -> bool:
+        """Whether a line of metrics follows that is due after so many updates."""
+        return step % self.config.log_every == 0 or step == self.config.steps
 
     def _after_backward(self) -> None:
-        step, config = self.trainer.step, self.config
-        logs = (step + 1) % config.log_every == 0 or step + 1 == config.steps
-        self.hooks.call("after_backward", step, logs=logs)
+        step = self.trainer.step
+        self.hooks.call("after_backward", step, logs=self._logs(step + 1))
         if self.hooks.error is not None:
             raise self.hooks.error
 
     def _raise_hook_error(self) -> None:
         """Raise the error of a hook of one process in all of them; all must call it."""
+        if self.hooks.may_stop:
+            self._raise_in_all(self.hooks.error)
+
+    def _raise_in_all(self, found: object) -> None:
+        """Raise in all processes what is an error in one of them; all must call it."""
 
         def check() -> None:
-            if self.hooks.error is not None:
-                raise self.hooks.error
+            if isinstance(found, Exception):
+                raise found
 
-        if self.hooks.may_stop:
-            self.ranks.all_ranks(check)
-
-    def _fail(self, batch: Batch | Exception | None) -> None:
-        """Raise the read error of one process in all of them; all must call it."""
-
-        def read() -> None:
-            if isinstance(batch, Exception):
-                raise batch
-
-        self.ranks.all_ranks(read)
+        self.ranks.all_ranks(check)
 
     def _log_metrics(
         self,

@@ -7,7 +7,10 @@ are weighted means with the same weights.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +54,16 @@ class MetricsWindow:
         for name, values in zip(names, by_quartile.tolist(), strict=True):
             found |= {f"{name}_q{q}": value for q, value in enumerate(values) if np.isfinite(value)}
         return found | {"grad_norm": float(taken[:, -2].mean())}
+
+
+def is_of_quartile(name: str) -> bool:
+    """Return whether a metric is the mean over a quartile of the levels."""
+    return re.fullmatch(r".*_q\d", name) is not None
+
+
+def finite_or_none(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics with None in place of each number that is not finite."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
 
 
 def quartile_sums(terms: Mapping[str, Tensor], level: Tensor, weight: Tensor, num_steps: int) -> Tensor:

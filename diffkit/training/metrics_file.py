@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffkit.errors import CheckpointError
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.output import log
 from diffkit.runtime.strict_json import parse_json
+from diffkit.training.checkpoint import write_errors
+from diffkit.training.metrics import finite_or_none
 
 NAME = "metrics.jsonl"
 _LONGEST = 1 << 20
@@ -27,12 +26,11 @@ class MetricsFile:
     Args:
         folder: The run's folder.
         step: Completed updates; lines of later ones are removed, see `repair_metrics`.
-        name: Of the file.
     """
 
-    def __init__(self, folder: Path, step: int, name: str = NAME):
-        self.path = folder / name
-        repair_metrics(folder, step, name)
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / NAME
+        repair_metrics(folder, step)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         # without a buffer: closing the file never has to write anything again
         self.file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
@@ -44,25 +42,9 @@ class MetricsFile:
             CheckpointError: It cannot be written.
         """
         line = _metrics_line(metrics)
-        with self._writing():
+        with write_errors(self.path):
             if self.file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def sync(self) -> None:
-        """Flush written lines to the disk.
-
-        Raises:
-            CheckpointError: It cannot be written.
-        """
-        with self._writing():
-            os.fsync(self.file.fileno())
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def __enter__(self) -> MetricsFile:
         return self
@@ -71,16 +53,15 @@ class MetricsFile:
         self.file.close()
 
 
-def repair_metrics(folder: Path, step: int, name: str = NAME) -> None:
+def repair_metrics(folder: Path, step: int) -> None:
     """Remove the lines of metrics after ``step``, and damaged lines, with a warning.
 
     Args:
         folder: The run's folder.
         step: Completed updates that the run continues from.
-        name: Of the file.
     """
-    path = folder / name
-    content = b"".join(_metrics_line(line) for line in read_metrics(folder, name) if line["step"] <= step)
+    path = folder / NAME
+    content = b"".join(_metrics_line(line) for line in read_metrics(folder) if line["step"] <= step)
     if path.is_symlink() or (path.exists() and path.read_bytes() != content):
         write_atomically(path, content)
 
@@ -90,12 +71,12 @@ def has_metrics_line(folder: Path, step: int) -> bool:
     return any(line["step"] == step for line in read_metrics(folder))
 
 
-def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics, or of another such file, in order of "step"; of each step the last line.
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics, in order of "step"; of each step the last line.
 
     A last line that was cut short is skipped. Damaged lines are skipped with a warning.
     """
-    path = Path(folder) / name
+    path = Path(folder) / NAME
     if not path.exists():
         return []
     *lines, rest = path.read_bytes().split(b"\n")
@@ -133,5 +114,4 @@ def _line_numbers_text(numbers: Sequence[int]) -> str:
 
 def _metrics_line(metrics: Mapping[str, Any]) -> bytes:
     """Return metrics as a line of JSON, in which NaN and infinity become null."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-    return (json.dumps(plain, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite_or_none(metrics), allow_nan=False) + "\n").encode()

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from diffkit.errors import OptionError, ProtocolError, naming
+from diffkit.runtime.strict_json import reason
 from diffkit.training.config import TrainConfig
 from diffkit.training.parameter_groups import as_groups, freezing, torch_groups
 
@@ -60,6 +62,40 @@ def check_optimizer(network: nn.Module, config: TrainConfig) -> None:
     with freezing(network, config.freeze):
         if any(parameter.requires_grad for parameter in network.parameters()):  # else `check_training` raises
             build_optimizer(network, config)
+
+
+def optimizer_state_bytes(network: nn.Module, config: TrainConfig) -> int:
+    """Return the bytes that the optimizer of a network on the meta device keeps after an update there, without counts.
+
+    Raises:
+        OptionError, ProtocolError: As `build_optimizer`, or the optimizer cannot be run on the meta device.
+    """
+    optimizer = build_optimizer(network, config)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    try:
+        with _ValuesAreOne():
+            optimizer.step()
+    except Exception as error:  # of whatever kind an operation without values raises
+        raise OptionError(
+            f"cannot be sized: its step cannot be run on the meta device ({reason(error)}); a dry run measures memory",
+            option="optimizer",
+            value=config.optimizer_name,
+        ) from error
+    finally:
+        optimizer.zero_grad()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.nbytes for value in states if isinstance(value, torch.Tensor) and value.dim())
+
+
+class _ValuesAreOne(TorchFunctionMode):
+    """Gives 1 to an optimizer that reads a number from a tensor without values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.item and args[0].is_meta:
+            return 1.0
+        return func(*args, **(kwargs or {}))
 
 
 def _ids(groups: Iterable[Mapping[str, Any]]) -> list[int]:

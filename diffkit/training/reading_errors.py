@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from attrs import frozen
 
 from diffkit.data.base import Batch, Data, Indices
-from diffkit.errors import DataError, DiffkitError
+from diffkit.errors import DataError, DiffkitError, failure
 
 
 def read_examples(data: Data, indices: Indices) -> Batch:
@@ -22,7 +22,7 @@ def read_examples(data: Data, indices: Indices) -> Batch:
     except (DiffkitError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{_first_unreadable(data, indices)} cannot be read: {_error_text(error)}") from error
+        raise DataError(f"{_first_unreadable(data, indices)} cannot be read: {failure(error)}") from error
 
 
 def _first_unreadable(data: Data, indices: Indices) -> str:
@@ -34,12 +34,6 @@ def _first_unreadable(data: Data, indices: Indices) -> str:
         except Exception:  # the data may raise any error
             return f"example {index}"
     return f"a batch of the examples {', '.join(map(str, listed[:8]))}{', ...' if listed[8:] else ''}"
-
-
-def _error_text(error: Exception) -> str:
-    """Return an error's message on one line, after the name of its class."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @frozen
@@ -64,7 +58,7 @@ class WorkerFailure:
             return cls(rebuilt, trace)
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             return cls(type(error)(*map(str, error.args)), trace)
-        return cls(RuntimeError(_error_text(error) if isinstance(error, Exception) else repr(error)), trace)
+        return cls(RuntimeError(failure(error)), trace)
 
     def unpack(self) -> BaseException:
         """Return the worker's error, to raise in the parent, with the worker's traceback as its cause."""

@@ -27,7 +27,6 @@ from diffkit.runtime.run_layout import (
     TENSORBOARD,
     WEIGHTS,
     is_run,
-    step_of,
 )
 from diffkit.runtime.strict_json import check_fields, read_json, shown
 from diffkit.runtime.temporaries import is_temporary, sweep
@@ -120,7 +119,7 @@ def check_options(folder: Path, config: TrainConfig) -> None:
         CheckpointError: The description of the run cannot be read.
     """
     if (known := _read_description(folder)) is not None:
-        _raise_differences(folder, config_differences(known.config, config, _completed_updates(folder)))
+        _raise_differences(folder, config_differences(known.config, config, checkpoint.completed_updates(folder)))
 
 
 def check_same_run(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data, network: nn.Module) -> None:
@@ -133,18 +132,12 @@ def check_same_run(folder: Path, spec: Mapping[str, Any], config: TrainConfig, d
     known = _read_description(folder, warn=True)
     if known is None:
         return
-    found = config_differences(known.config, config, _completed_updates(folder))
+    found = config_differences(known.config, config, checkpoint.completed_updates(folder))
     if (folder / SPEC).exists():
         found += system_differences(folder, json.loads(json.dumps(spec)))
     found += data_differences(known.data, data_identity(data))
     trained = [] if known.frozen is None else trained_parameter_differences(known.frozen, network)
     _raise_differences(folder, found + trained, begins_anew=bool(trained))
-
-
-def _completed_updates(folder: Path) -> int:
-    """Return the number of updates that a run has made, by its newest checkpoint."""
-    newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
-    return 0 if newest is None else step_of(newest)
 
 
 def _raise_differences(folder: Path, found: Sequence[str], begins_anew: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from diffkit.runtime.output import log
 from diffkit.system.saving import fits_json
 from diffkit.training.config import TrainConfig
 from diffkit.training.hook import Hook, HookFacts, HookResult, HookState, Tracker
-from diffkit.training.metrics import FIXED_NAMES
+from diffkit.training.metrics import FIXED_NAMES, finite_or_none
 
 MOMENTS = ("at_begin", "after_backward", "after_update", "after_validation", "after_line", "at_save", "at_end")
 _TOO_LATE = {
@@ -226,8 +225,7 @@ class RunHooks:
         del self._facts  # which holds the means and moments
 
     def _facts_at(self, step: int, metrics: Mapping[str, Any] | None = None, logs: bool = False) -> HookFacts:
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in (metrics or {}).items()}
-        return attrs.evolve(self._facts, step=step, logs=logs, metrics=plain)
+        return attrs.evolve(self._facts, step=step, logs=logs, metrics=finite_or_none(metrics or {}))
 
     # ---- what they return ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from diffkit.errors import OptionError
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
 from diffkit.runtime.strict_json import check_fields, read_json, word
 from diffkit.training.checkpoint import newest_first
-from diffkit.training.metrics import FIXED_NAMES
+from diffkit.training.metrics import FIXED_NAMES, is_of_quartile
 from diffkit.training.metrics_file import read_metrics
 
-_QUARTILE = re.compile(r".*_q\d")
 _NONE = "-"
 
 
@@ -53,7 +51,7 @@ class Run:
     def row(self) -> dict[str, str]:
         """One line of the table, by column."""
         line = self.metrics
-        shown = [name for name in line if name not in FIXED_NAMES and not _QUARTILE.fullmatch(name) and "/" not in name]
+        shown = [name for name in line if name not in FIXED_NAMES and not is_of_quartile(name) and "/" not in name]
         terms = {name: _number(line[name]) for name in shown}
         return {
             "run": str(self.path),

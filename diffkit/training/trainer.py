@@ -263,7 +263,7 @@ class Trainer:
             "step": self.step,
             "samples": self.step * config.batch_size,
             **self.window.read(self.names, config.batch_size),
-            "param_norm": float(self.engine.gather_full(get_total_norm(weights))),
+            "param_norm": float(self.norm(weights)),
             "lr": config.lr_at(self.step - 1),
             "skipped": int(self.skipped),
             **({"loss_scale": float(self.scale.value)} if self.scale.active else {}),

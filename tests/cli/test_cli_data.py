@@ -78,7 +78,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     messages = [each.err.splitlines()[-1] for each in found]
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages
-    assert messages[0].startswith(f"error: {tmp_path / 'nowhere'} is not there; name a folder or .zip of images")
+    assert messages[0] == f"error: {tmp_path / 'nowhere'} is not there; name a folder, .zip or .tar of images"
     assert messages[3].startswith("error: --batch-size 5 is more than the 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
@@ -147,11 +147,14 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
 
 
 def test_check_gives_advice_instead(refused: Refused, tmp_path: Path):
-    (tmp_path / "a.tar").touch()
-    assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.tar")
+    (tmp_path / "a.gz").touch()
+    assert "is a file; name a folder, .zip or .tar of images" in refused("data", "check", tmp_path / "a.gz")
     (tmp_path / "a.npz").touch()
     assert "cannot be read as a NumPy file" in refused("data", "check", tmp_path / "a.npz")
-    assert "which diffkit data import makes of other data" in refused("data", "check", "digits")
+    assert refused("data", "check", tmp_path / "no") == (
+        f"{tmp_path / 'no'} is not there; name a folder, .zip or .tar of images"
+    )
+    assert refused("data", "check", "digits").endswith("or make one: diffkit data import --data digits --to FOLDER")
 
 
 def test_check_of_a_file_reports_where_values_lie(command: Command, refused: Refused, tmp_path: Path):

@@ -11,6 +11,7 @@ from cli_support import Command, Refused
 from numpy.testing import assert_allclose
 
 import diffkit
+from diffkit.errors import OptionError
 from diffkit.explain import explain
 from diffkit.explain.describe import loss_weights
 from diffkit.registry import registry
@@ -190,3 +191,34 @@ def test_plot_needs_matplotlib(refused: Refused, tmp_path: Path, monkeypatch: py
     assert refused("explain", "--plot", tmp_path / "e.png").endswith(
         "a plot needs the 'plot' extra; run: pip install \"diffkit[plot]\""
     )
+
+
+def test_what_is_chosen_of_training(command: Command, refused: Refused):
+    words = ("explain", "--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--data-shape", "2")
+    assert "TRAINING" not in command(*words).out
+    words += (
+        "--num-steps",
+        "20",
+        "--schedule",
+        "cosine",
+        "--optimizer",
+        "muon",
+        "--lr-schedule",
+        "cosine",
+        "--hook",
+        "gradient_norms",
+    )
+    words += ("--param-groups", "*.bias:lr=0.1", "--freeze")
+    lines = command(*words, "first.*", "--network").out.partition("TRAINING\n")[2].splitlines()
+    assert [line.split()[:2] for line in lines if line[2] != " "][:-2] == [
+        ["optimizer", "muon"],
+        ["lr_schedule", "cosine"],
+        ["hook", "gradient_norms"],
+    ]
+    assert lines[-2].startswith("  group     *.bias:lr=0.1  ") and lines[-2].endswith(" parameters")
+    assert lines[-1] == "  frozen    first.*  24 parameters"
+    assert "  frozen    first.*\n" in command(*words, "first.*").out
+    assert "matches no parameter of the network" in refused(*words, "frist.*", "--network")
+    assert refused(*words, "first.*", "--freeze", "out.*") == "parameter --freeze specified multiple times"
+    with pytest.raises(OptionError, match="train has no option 'frozen'"):
+        explain(composition(), training={"frozen": "first.*"})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_support import Command, Refused
+from PIL import Image
 
 import diffkit
 from diffkit.training import read_metrics
@@ -29,6 +30,17 @@ def images(tmp_path: Path) -> Path:
     path = tmp_path / "images.npz"
     np.savez(path, rng.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8), np.arange(9) % 2)
     return path
+
+
+def test_patterns_are_checked_before_every_image_is_read(command: Command, refused: Refused, tmp_path: Path):
+    for i in range(3):
+        (tmp_path / "data" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "data" / f"{i % 2}" / f"{i}.png")
+    (tmp_path / "data" / "0" / "torn.png").write_bytes(b"no image")
+    words = ["train-classifier", "--data", tmp_path / "data", "--data.size", "4", "--data.labels", "folders", *TINY]
+    words += ["--num-steps", "30", "--out", tmp_path / "out", "--steps", "2"]
+    assert "--freeze frist.* matches no parameter of the network" in refused(*words, "--freeze", "frist.*")
+    assert "torn.png" in command(*words).err
 
 
 def spec(folder: Path) -> dict:

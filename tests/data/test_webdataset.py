@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import diffkit
 from diffkit.data import WebDataset
+from diffkit.data.inspection import check_images
 from diffkit.data.loading import load
 from diffkit.errors import DataError, OptionError
 from diffkit.testing import check_component, report
@@ -225,3 +226,19 @@ def test_a_run_goes_on_to_the_bit_and_refuses_changed_archives(shards, tmp_path)
     tar(shards / "s-001.tar", examples(4, 7) | {"./a/000007.png": encoded(7) + b"0"})
     with pytest.raises(OptionError, match=r"holds a run that differs from this one:\n  data fingerprint='"):
         train("parts", steps=6)
+
+
+def test_an_inspection_reads_archives_as_a_folder_of_the_same_files(tmp_path):
+    changed = {"./a/000002.png": b"torn", "./a/000002.cls": b"2", "./a/000009.txt": b"alone"}
+    content = examples(0, 4) | changed
+    tar(tmp_path / "shards" / "0.tar", {name: content[name] for name in list(content)[:6]})
+    tar(tmp_path / "shards" / "1.tar", {name: content[name] for name in list(content)[6:]})
+    for labels, classes in (("cls", {"0": 2, "1": 1, "2": 0}), ("json", {"x": 2, "y": 1, "z": 0})):
+        found = check_images(tmp_path / "shards", labels=labels)
+        assert found.classes == classes and not found.good and found.fault is None
+        assert found.images["0.tar: a/000000.png"].size == (9, 12)
+    assert found.unreadable.keys() == {"1.tar: a/000002.png", "1.tar: a/000009.txt"}
+    assert found.unreadable["1.tar: a/000009.txt"] == "no image of the same stem"
+    for name in ("one", "two"):
+        assert check_images(tar(tmp_path / f"{name}.tar", examples(0, 2))).good
+    assert len(check_images(tmp_path / "{one,two}.tar").images) == 4

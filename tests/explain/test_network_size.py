@@ -21,6 +21,9 @@ from diffkit.parts.backbones.dit import DiT
 from diffkit.parts.backbones.mlp import MLP
 from diffkit.parts.backbones.unet import UNet
 from diffkit.protocols import Backbone
+from diffkit.registry import registry
+from diffkit.training.config import TrainConfig
+from diffkit.training.optimizer_building import build_optimizer
 
 SHAPE = (3, 16, 16)
 SMALL: dict[str, Any] = {"channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
@@ -150,6 +153,21 @@ def test_state_is_counted_in_float32():
     assert size_report(RECIPES["dit"], SHAPE, 6, ema=0).ema_bytes == 0
 
 
+@pytest.mark.parametrize("optimizer", registry("optimizer").built_in_names())
+def test_the_state_is_that_of_the_chosen_optimizer(optimizer):
+    """As large as after an update of a network with values, but for counts of updates."""
+    recipe = MLP(hidden=32, depth=2)
+    network, config = recipe.build((4,), 4), TrainConfig(steps=1, optimizer=optimizer)
+    made = build_optimizer(network, config)
+    network(torch.ones(2, 4), torch.ones(2)).sum().backward()
+    made.step()
+    values = [value for state in made.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    report = size_report(recipe, (4,), 4, optimizer=optimizer)
+    assert report.optimizer_bytes == sum(value.nbytes for value in values if value.dim())
+    assert report.optimizer == optimizer
+    assert size_report(recipe, (4,), 4, optimizer=("sgd", {"momentum": 0.0})).optimizer_bytes == 0
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_what_saves_memory_saves_memory(name):
     plain, half = small_report(name), small_report(name, "bf16")
@@ -190,7 +208,7 @@ def test_reads_well():
     for part in (
         "parameters  52,546,438",
         "16.8 GFLOP forward, 50.3 GFLOP forward and backward",
-        "weights 210 MB, gradients 210 MB, AdamW 420 MB, EMA 210 MB",
+        "weights 210 MB, gradients 210 MB, adamw 420 MB, EMA 210 MB",
         "batch 128 in fp32: activations ",
         "in 24 GB  training batch up to ",
         "(10% left free)",

@@ -67,6 +67,8 @@ def test_its_figures_are_the_training_s(tmp_path: Path):
     assert found.steps_per_epoch == pytest.approx(23 / 5) and found.steps == 6
     assert found.seconds == 6 * found.step_seconds > 0
     assert found.memory is None or found.memory > 2**20
+    assert found.copied == found.checkpoint and "; 7 bytes of host memory for the copy" in str(figures(copied=7))
+    assert dry_run(system(), images(), config=config(async_save=False)).copied == 0
 
 
 class Slow(torch.nn.Module):

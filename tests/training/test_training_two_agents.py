@@ -16,6 +16,8 @@ from training_support import checkpoints, content, lines
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
+PATIENCE = 600.0
+"""Seconds until a job counts as stuck; on an idle machine each takes some 20."""
 JOB = """
     import os, sys, time
     sys.path[:0] = [{here!r}, {tests!r}]
@@ -68,7 +70,7 @@ def free_port() -> int:
 
 
 def wait_for(run: Path, step: int) -> None:
-    end = time.monotonic() + 180
+    end = time.monotonic() + PATIENCE
     while not (checkpoints(run)[:1] or [0])[0] >= step:
         assert time.monotonic() < end, "training does not get on"
         time.sleep(0.05)
@@ -87,7 +89,7 @@ def test_a_machine_that_is_lost_and_comes_back_loses_nothing(tmp_path, strategy)
     agents[1] = Agent(tmp_path, 1, port, tmp_path / "run", strategy)
     try:
         for agent in agents:
-            assert agent.process.wait(240) == 0, texts(agents)
+            assert agent.process.wait(PATIENCE) == 0, texts(agents)
     finally:
         for agent in agents:
             if agent.process.poll() is None:
@@ -95,6 +97,6 @@ def test_a_machine_that_is_lost_and_comes_back_loses_nothing(tmp_path, strategy)
     port = free_port()
     whole = [Agent(tmp_path, number, port, tmp_path / "whole", strategy) for number in (0, 1)]
     for agent in whole:
-        assert agent.process.wait(240) == 0, texts(whole)
+        assert agent.process.wait(PATIENCE) == 0, texts(whole)
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert content(tmp_path / "run") == content(tmp_path / "whole")

@@ -30,7 +30,12 @@ class Options:
     ema: int = 1
 
 
-SPEC = CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+SPEC = CommandSpec(
+    {"Options": Options, "Composition": Composition},
+    {**PARTS, "optimizer": "adamw"},
+    config=True,
+    preset=("composition",),
+)
 
 
 def run(parsed: ParsedOptions) -> None:
@@ -39,7 +44,9 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.system.compose import compose
 
     options = parsed.make(Options)
-    system = compose(**keywords(parsed), device="meta")
+    composition = keywords(parsed)
+    optimizer = composition.pop("optimizer")
+    system = compose(**composition, device="meta")
     if system.parts.backbone is None:
         raise OptionError("there is no network to size; choose one with --backbone")
     report = size_report(
@@ -50,5 +57,6 @@ def run(parsed: ParsedOptions) -> None:
         memory_gb=options.memory_gb,
         precision=options.precision,
         ema=options.ema,
+        optimizer=optimizer,
     )
     show(report)

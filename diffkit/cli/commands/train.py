@@ -16,7 +16,7 @@ from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
-from diffkit.cli.shared.training import RunOptions, check_before_reading, say, steps_done, train, way_to_classes
+from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
 from diffkit.errors import OptionError, within
 from diffkit.training.config import TrainConfig
 
@@ -70,6 +70,7 @@ def run(parsed: ParsedOptions) -> None:
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
     from diffkit.cli.shared.recipe import recipe
+    from diffkit.training.checkpoint import completed_updates
     from diffkit.training.optimizer_building import check_optimizer
 
     torch.manual_seed(config.seed)
@@ -82,7 +83,7 @@ def run(parsed: ParsedOptions) -> None:
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {parts}")
     if remark := _unused_classes(system, data):
         say(remark)
-    if init is not None and not steps_done(options.out):
+    if init is not None and not completed_updates(options.out):
         from diffkit.weights import load_matching
 
         with within(entry="init_entry"):

@@ -20,7 +20,7 @@ from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, Levels
-from diffkit.cli.shared.data import described, grey, opened
+from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
 from diffkit.errors import DataError, OptionError
 from diffkit.guidance.classifier import Classifier
@@ -96,7 +96,7 @@ def run(parsed: ParsedOptions) -> None:
     if way := way_to_classes(parsed):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(parsed)
+    data, is_glance = first_look(parsed)
 
     import torch
 
@@ -109,6 +109,7 @@ def run(parsed: ParsedOptions) -> None:
     torch.manual_seed(config.seed)
     noisy = NoisyClassifier(system, network, count, noised=noise.noised, device=device_of_rank(options.device))
     check_optimizer(noisy.network, config)
+    data = opened(parsed) if is_glance else data
     say(f"data: {described(data)}{grey(parsed, data)}\nclassifier: {noisy.extra_repr()}")
     train(noisy, data, options, config, _recipe(noisy, network, config, parsed), parsed)
 

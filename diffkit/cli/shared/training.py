@@ -51,16 +51,17 @@ def say(text: object) -> None:
 def check_before_reading(options: RunOptions, config: TrainConfig, parsed: ParsedOptions) -> None:
     """Refuse what needs no data to be refused: hooks, processes, a folder of something else or of another run."""
     from diffkit.runtime.distributed import launched
+    from diffkit.training.checkpoint import completed_updates
     from diffkit.training.engines import check_processes
     from diffkit.training.run_folder import check_options
     from diffkit.training.run_hooks import choose_hooks
 
     check_run_folder("--out", options.out)
-    choose_hooks(config, _hooks(parsed), options.track)
+    choose_hooks(config, hooks_of(parsed), options.track)
     check_processes(config, launched().size)
     if config.epochs is not None or config.overfit is not None:
         return  # the options depend on the data
-    done = steps_done(options.out)
+    done = completed_updates(options.out)
     if done > config.steps:
         raise OptionError(
             f"--steps {config.steps} counts from the start of the run, and {options.out} has {done} steps already; "
@@ -69,22 +70,13 @@ def check_before_reading(options: RunOptions, config: TrainConfig, parsed: Parse
     check_options(options.out, config)
 
 
-def _hooks(parsed: ParsedOptions) -> list[tuple[str, Mapping[str, Any]]]:
+def hooks_of(parsed: ParsedOptions) -> list[tuple[str, Mapping[str, Any]]]:
     """The hooks that were chosen, as `diffkit.train` takes them."""
     joined, options = parsed.parts.get("hook", ("", {}))
     if len(names := names_of("hook", joined)) == 1:
         return [(joined, options)] if joined else []
     pairs = [(*key.partition(".")[::2], value) for key, value in options.items()]
     return [(name, {key: value for owner, key, value in pairs if owner == name}) for name in names]
-
-
-def steps_done(out: Path) -> int:
-    """Return how many updates the newest checkpoint of a run has; 0 if the run has not begun."""
-    from diffkit.runtime.run_layout import CHECKPOINTS, step_of
-    from diffkit.training.checkpoint import newest_first
-
-    newest = next(newest_first(out / CHECKPOINTS), None)
-    return 0 if newest is None else step_of(newest)
 
 
 def way_to_classes(parsed: ParsedOptions) -> str | None:
@@ -129,4 +121,4 @@ def train(
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
     track: list[str | Tracker] = [Recipe(recipe), *options.track]
-    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=_hooks(parsed), track=track)
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)

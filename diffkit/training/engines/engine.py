@@ -43,9 +43,9 @@ class Engine:
         self.device, self.ranks = device, ranks or Ranks()
         self.reads_free = device.type == "cpu"
 
-    def local_slice(self, size: int) -> slice:
-        """Return this process's slice of ``size`` examples: as many as of any other process, or one more."""
-        rank, of = self.ranks.rank, self.ranks.size
+    def local_slice(self, size: int, rank: int | None = None) -> slice:
+        """Return a rank's slice of ``size`` examples, by default this one's: as many as any other, or one more."""
+        rank, of = self.ranks.rank if rank is None else rank, self.ranks.size
         return slice(size * rank // of, size * (rank + 1) // of)
 
     def seed(self, seed: int) -> None:

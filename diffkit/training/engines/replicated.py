@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,9 +40,8 @@ class MultiProcess(Engine):
         local = torch.nn.functional.pad(local, (0, 0, 0, longest - len(local)))
         found = [torch.empty_like(local) for _ in range(self.ranks.size)]
         dist.all_gather(found, local)
-        ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
-        lengths = [end - start for start, end in pairwise(ends)]
-        rows = torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)])
+        slices = [self.local_slice(size, rank) for rank in range(self.ranks.size)]
+        rows = torch.cat([part[: s.stop - s.start] for part, s in zip(found, slices, strict=True)])
         pieces = torch.split(rows, widths, 1)
         return {
             name: piece.reshape(size, *like.shape[1:]).to(like.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from diffkit.runtime.images import open_image
 from diffkit.runtime.run_layout import TENSORBOARD
 from diffkit.training.hook import Tracker
 from diffkit.training.hooks._history import replay_history
-
-_QUARTILE = re.compile(r".*_q\d")
+from diffkit.training.metrics import is_of_quartile
 
 
 @registry("hook").register("tensorboard")
@@ -45,7 +43,7 @@ class TensorBoard(Tracker):
         """Write metrics as scalars of TensorBoard, those by quartile of the levels under a heading of their own."""
         for name, value in line.items():
             if name != "step" and value is not None:
-                self.writer.add_scalar(f"quartiles/{name}" if _QUARTILE.fullmatch(name) else name, value, line["step"])
+                self.writer.add_scalar(f"quartiles/{name}" if is_of_quartile(name) else name, value, line["step"])
         self.writer.flush()  # a killed run must not have written less than its checkpoint
 
     def preview(self, step: int, path: Path) -> None:

@@ -33,7 +33,7 @@ class OfTorch(Optimizer):
         """Return torch's optimizer."""
         import torch
 
-        fused = self.fused and (self.fused_shards or not _sharded(groups))
+        fused = self.fused and not _on_meta(groups) and (self.fused_shards or not _sharded(groups))
         options = attrs.asdict(cast("Any", self)) | ({"fused": True} if fused else {})
         if "betas" in options:
             options["betas"] = (float(options["betas"][0]), float(options["betas"][1]))
@@ -45,6 +45,11 @@ def _sharded(groups: list[dict[str, Any]]) -> bool:
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+
+
+def _on_meta(groups: list[dict[str, Any]]) -> bool:
+    """Whether parameters have no values, as where a network is sized; no fused kernel takes them."""
+    return any(parameter.is_meta for group in groups for parameter in group["params"])
 
 
 def moment_rates() -> Any:
