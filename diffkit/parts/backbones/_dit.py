@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import attend, run
 from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
+from diffkit.parts.backbones._slices import in_slices
 
 _TIME_COLUMNS = 256  # width of the sinusoidal embedding, for every hidden width (DiT paper, section 4)
 _EMBEDDING_STD = 0.02  # of the normal initial values of label and time embeddings, ViT's choice
@@ -167,6 +168,9 @@ class DiTNetwork(nn.Module):
             OptionError: y is missing, not accepted or of the wrong shape.
         """
         emb = add_labels(self.t_embedder["mlp"](time, x), self.y_embedder, self.num_labels, y, x)
+        return in_slices(self, self._evaluate, x, emb, self.pos_embed.numel())
+
+    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             h = run(block, h, emb, recompute=self.checkpoint)
