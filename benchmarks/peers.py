@@ -22,7 +22,9 @@ from torch import Tensor, nn
 INSTALLED = {
     "diffusers": ("diffusers.schedulers", "diffusers.models.unets.unet_2d"),
     "azula": ("azula.plugins.adm._src.unet",),
-    "denoising-diffusion-pytorch": (),  # imported by `denoising_diffusion`, which stands in for what it does not need
+    "denoising-diffusion-pytorch": (),  # imported by `alone`, which stands in for what it does not need
+    "k-diffusion": (),  # likewise
+    "torchebm": ("torchebm.samplers",),
 }
 """Distributions that are compared with where they are installed -> their modules that are used."""
 
@@ -98,32 +100,40 @@ def diffusers_loop(sampler: str, steps: int, out: Tensor, start: Tensor, varianc
     return run
 
 
-DENOISING = "denoising_diffusion_pytorch"
-UNUSED = ("torchvision", "accelerate", "ema_pytorch", "scipy", "scipy.optimize")
-"""What denoising-diffusion-pytorch imports for its trainer, for reading images and for an option of its loss."""
+DENOISING, KARRAS = "denoising_diffusion_pytorch", "k_diffusion"
+UNUSED = {
+    DENOISING: ("torchvision", "accelerate", "ema_pytorch", "scipy", "scipy.optimize"),
+    KARRAS: ("torchvision", "torchvision.transforms", "torchdiffeq", "torchsde"),
+}
+"""What these packages import for a trainer, for reading images, or for one loss or sampler that is not measured."""
 
 
 @functools.cache
-def denoising_diffusion(module: str) -> ModuleType | None:
-    """Import a module of denoising-diffusion-pytorch alone; None if that library is not installed.
+def alone(package: str, module: str) -> ModuleType | None:
+    """Import a module of a package of `UNUSED` alone; None if that is not installed.
 
-    Its package imports all of its modules, and they torchvision, accelerate and others, none of which takes part in
-    the arithmetic. So the package itself is not run, and `UNUSED` are stood in for while the module is imported:
+    The packages import all of their modules, and they torchvision and others, none of which takes part in the
+    arithmetic. So the package itself is not run, and `UNUSED` are stood in for while the module is imported:
     torchvision has to match the torch at hand to the digit, and pip would rather bring another torch.
 
     Args:
-        module: Its name within the package.
+        package, module: The package, and the name of the module within it.
     """
-    spec = importlib.util.find_spec(DENOISING)
+    spec = importlib.util.find_spec(package)
     if spec is None:
         return None
-    sys.modules.setdefault(DENOISING, importlib.util.module_from_spec(spec))
+    sys.modules.setdefault(package, importlib.util.module_from_spec(spec))
     try:
-        with _stood_in_for(UNUSED):
-            return importlib.import_module(f"{DENOISING}.{module}")
+        with _stood_in_for(UNUSED[package]):
+            return importlib.import_module(f"{package}.{module}")
     except ImportError:
-        sys.modules.pop(DENOISING, None)
+        sys.modules.pop(package, None)
         return None
+
+
+def denoising_diffusion(module: str) -> ModuleType | None:
+    """Import a module of denoising-diffusion-pytorch alone; None if that library is not installed."""
+    return alone(DENOISING, module)
 
 
 @contextmanager
@@ -199,6 +209,64 @@ def denoising_diffusion_loop(sampler: str, steps: int, out: Tensor, start: Tenso
         return x
 
     return run if sampler == "ancestral" else lambda: process.ddim_sample(tuple(start.shape))
+
+
+def azula_loop(sampler: str, steps: int, out: Tensor, start: Tensor) -> Callable[[], Tensor] | None:
+    """azula's loop around a network that returns ``out``, on its VP path; None if not installed.
+
+    Its exponential Adams-Bashforth method of order 2 stands beside DPM-Solver++ 2M, which it is on even grids.
+
+    Args:
+        sampler, steps, start: As in `denoising_diffusion_loop`; "euler" and "dpmpp_2m" too.
+        out: What the network returns, (B, C, *S).
+    """
+    try:
+        from azula import denoise, noise, sample
+    except ImportError:
+        return None
+    kinds = {"ancestral": "DDPMSampler", "ddim": "DDIMSampler", "euler": "EulerSampler", "dpmpp_2m": "xEABSampler"}
+    denoiser = denoise.SimpleDenoiser(Stored(out, start.shape[1]), noise.VPSchedule())
+    loop = getattr(sample, kinds[sampler])(denoiser, steps=steps, silent=True)
+    return lambda: loop(start)
+
+
+def k_diffusion_loop(sampler: str, steps: int, out: Tensor, start: Tensor) -> Callable[[], Tensor] | None:
+    """k-diffusion's loop around a network that returns eps; None if not installed, or if it has no such sampler.
+
+    Args:
+        sampler, steps, out, start: As in `azula_loop`. Its ancestral sampler is Euler's; it has no DDIM.
+    """
+    sampling, external = alone(KARRAS, "sampling"), alone(KARRAS, "external")
+    name = {"ancestral": "euler_ancestral", "euler": "euler", "dpmpp_2m": "dpmpp_2m"}.get(sampler)
+    if sampling is None or external is None or name is None:
+        return None
+    betas = torch.linspace(BETAS["beta_start"], BETAS["beta_end"], BETAS["num_train_timesteps"])
+
+    class Denoiser(external.DiscreteEpsDDPMDenoiser):
+        def get_eps(self, x: Tensor, time: Tensor) -> Tensor:
+            return out
+
+    denoiser = Denoiser(None, (1 - betas).cumprod(0), quantize=False).to(out.device)
+    sigmas, walk = denoiser.get_sigmas(steps), getattr(sampling, f"sample_{name}")
+    return lambda: walk(denoiser, start * sigmas[0], sigmas, disable=True)
+
+
+def torchebm_loop(sampler: str, steps: int, out: Tensor, start: Tensor) -> Callable[[], Tensor] | None:
+    """torchebm's loop around a network that returns noise, on its VP path; None if not installed or without it.
+
+    Args:
+        sampler, steps, out, start: As in `azula_loop`. Beside "euler" its Euler-Maruyama stands for "ancestral".
+    """
+    options = {"ancestral": {"mode": "sde", "integrator": "euler_maruyama"}, "euler": {"integrator": "euler"}}
+    if sampler not in options:
+        return None
+    try:
+        from torchebm.samplers import FlowSampler
+    except ImportError:
+        return None
+    given = dict(interpolant="vp", prediction="noise", sample_eps=1e-3, device=out.device)
+    walk = FlowSampler(Stored(out, start.shape[1]), **given, **options[sampler])
+    return lambda: walk.sample(x=start, n_steps=steps)
 
 
 def denoising_diffusion_loss(out: Tensor, channels: int) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:

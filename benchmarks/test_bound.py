@@ -71,7 +71,7 @@ def test_bound_of_one_image(channels, size, record, request):
             apart["improved-diffusion"] = difference(theirs(x), one)
         cases["improved-diffusion"] = lambda: theirs(x)
     assert apart["batched"] < 1e-5 and max(apart.values()) < 1e-3  # the published tables and tails are float32
-    seconds = interleaved(cases, rounds=7)
+    seconds = interleaved(cases, rounds=5, warm_ups=1)
     against = {"one_by_one": "1 pairs a call", "plain_loop": "plain loop"}
     against |= {name: name for name in seconds if name == "improved-diffusion"}
     rows = [

@@ -100,7 +100,7 @@ def test_forward(record, batch):
             case(x, time)
 
     calls = {name: (lambda case=case: step(case)) for name, case in cases(only_forward=True).items()}
-    found = rows(interleaved(calls, ROUNDS[batch]), batch)
+    found = rows(interleaved(calls, ROUNDS[batch], warm_ups=1), batch)
     record(f"kernels_forward_b{batch}", "Forward pass of the small U-Net, by layers and by kernel", found)
 
 
@@ -114,7 +114,7 @@ def test_forward_and_backward(record, batch):
 
     calls = {name: (lambda case=case: step(case)) for name, case in cases(only_forward=False).items()}
     about = "Forward and backward pass of the small U-Net, by layers and by kernel"
-    record(f"kernels_forward_backward_b{batch}", about, rows(interleaved(calls, ROUNDS[batch]), batch))
+    record(f"kernels_forward_backward_b{batch}", about, rows(interleaved(calls, ROUNDS[batch], warm_ups=1), batch))
 
 
 def test_sampling(record):
@@ -134,5 +134,5 @@ def test_sampling(record):
         "layers bf16": lambda: sample(LAYERS, True),
         "kernel bf16": lambda: sample(KERNEL, True),
     }
-    found = rows(interleaved(calls, ROUNDS[batch]), batch)
+    found = rows(interleaved(calls, ROUNDS[batch], warm_ups=1), batch)
     record(f"kernels_sampling_b{batch}", f"{steps} steps of DDIM with the small U-Net", found, steps=steps)

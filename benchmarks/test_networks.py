@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import published
+import pytest
 import torch
-from measuring import DEVICE, interleaved, ratio
+from measuring import DEVICE, interleaved, median, ratio
 from peers import DENOISING, denoising_diffusion
 from torch import Tensor, nn
 
@@ -150,12 +151,12 @@ def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[st
     """One row per case, with its speed as a multiple of azula's float32 and of diffkit's."""
     found = []
     for name, taken in seconds.items():
-        median = statistics.median(taken)
+        middle = statistics.median(taken)
         row: dict[str, object] = {
             "case": name,
             "parameters": sizes[name],
-            "ms": round(median * 1e3, 1),
-            "images_per_cpu_second": round(BATCH / median, 2),
+            "ms": round(middle * 1e3, 1),
+            "images_per_cpu_second": round(BATCH / middle, 2),
             "times_diffkit": ratio(seconds["diffkit"], taken),
         }
         for peer in ("azula", "improved-diffusion"):
@@ -196,3 +197,23 @@ def test_forward_and_backward(record, full):
 
     about = "Forward and backward pass of the small U-Net"
     run(record, "network_forward_backward", about, step, ROUNDS, only_forward=False, full=full)
+
+
+def test_slices(record, full):
+    """A large batch, which the network evaluates in slices, against the same images in calls of 16."""
+    if not full:
+        pytest.skip("half a minute; add --full")
+    network, count = ours().eval(), 128
+    x, time = torch.randn(count, *SHAPE, device=DEVICE), torch.rand(count, device=DEVICE) * 1000
+
+    def run(at_once: int) -> None:
+        with torch.no_grad():
+            for piece, times in zip(x.split(at_once), time.split(at_once), strict=True):
+                network(piece, times)
+
+    seconds = interleaved({f"{n} at once": lambda n=n: run(n) for n in (16, count)}, rounds=2, warm_ups=1)
+    found = [
+        {"case": case, "ms_per_image": median(taken, count / 1e3), "times_in_16": ratio(seconds["16 at once"], taken)}
+        for case, taken in seconds.items()
+    ]
+    record("network_slices", f"{count} images through the small U-Net", found, shape=[count, *SHAPE])

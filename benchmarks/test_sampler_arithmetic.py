@@ -7,6 +7,7 @@ denoising-diffusion-pytorch's DDIM draws noise in every step, and multiplies it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import published
@@ -14,7 +15,15 @@ import pytest
 import torch
 from counting import operations
 from measuring import DEVICE, interleaved, median, ratio
-from peers import SCHEDULERS, denoising_diffusion_loop, diffusers_loop, stored_noise
+from peers import (
+    SCHEDULERS,
+    azula_loop,
+    denoising_diffusion_loop,
+    diffusers_loop,
+    k_diffusion_loop,
+    stored_noise,
+    torchebm_loop,
+)
 from plain import PlainDiffusion
 
 import diffkit
@@ -42,6 +51,21 @@ def our_loop(job: SamplingJob, start, noise):
     return lambda: program.finish(denoiser, start, noise_fn)
 
 
+def five_operations(start: torch.Tensor, out: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The operations that a step of DDIM consists of, and nothing around them."""
+    a, b, c, d = (torch.tensor(value) for value in (1.1, -0.4, 0.9, 0.1))
+
+    def run() -> torch.Tensor:
+        x = start
+        with torch.no_grad():
+            for _ in range(STEPS):
+                x_start = (a * x).addcmul_(b, out).clamp_(-1, 1)
+                x = (c * x).addcmul_(d, x_start)
+        return x
+
+    return run
+
+
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "stored"])
 def test_sampler_arithmetic(batch, drawn, record):
@@ -66,17 +90,26 @@ def test_sampler_arithmetic(batch, drawn, record):
             "diffusers": diffusers_loop(sampler, STEPS, out, start, variance) if sampler in SCHEDULERS else None,
             "denoising-diffusion-pytorch": denoising_diffusion_loop(sampler, STEPS, out, start),
         }
+        if variance != "learned_range":
+            arguments = (sampler, STEPS, out, start)
+            others |= {"azula": azula_loop(*arguments), "k-diffusion": k_diffusion_loop(*arguments)}
+            others |= {"torchebm": torchebm_loop(*arguments)}
         cases |= {name: theirs for name, theirs in others.items() if theirs is not None}
         if "improved-diffusion" in cases:
             with stored_noise(noise):
                 apart = (our_loop(job, start, noise)() - cases["improved-diffusion"]()).abs().max()
             assert apart < 1e-3, "the published loop takes other steps"  # its tables are float32
+        if sampler == "ddim":
+            cases["its operations"] = five_operations(start, out)
         with nullcontext() if drawn else stored_noise(noise):
             seconds = interleaved(cases, rounds=21)
             counts = {name: round(operations(case) / STEPS, 1) for name, case in cases.items()}
+        operations_alone = seconds.pop("its operations", None)
         row = {"sampler": sampler, "variance": variance}
         row |= {f"{name}_us": median(taken, STEPS / 1e6) for name, taken in seconds.items()}
         row |= {f"times_faster_than_{n}": ratio(t, seconds["diffkit"]) for n, t in seconds.items() if n != "diffkit"}
+        if operations_alone is not None:
+            row["times_its_operations"] = ratio(seconds["diffkit"], operations_alone)
         rows.append(row | {f"{name}_ops": count for name, count in counts.items()})
     kind = "drawn" if drawn else "stored"
     about = "Time per sampling step beside the network" + (", noise drawn" if drawn else ", without the draw")

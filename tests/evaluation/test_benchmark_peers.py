@@ -201,12 +201,13 @@ def test_the_network_of_a_checkout(published):
 
 
 def test_a_package_is_loaded_without_what_it_does_not_need(peers):
-    before = {name: sys.modules.get(name) for name in peers.UNUSED}
+    unused = [name for names in peers.UNUSED.values() for name in names]
+    before = {name: sys.modules.get(name) for name in unused}
     out, start = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     assert (peers.denoising_diffusion_loop("ancestral", 5, out, start)() == 5).all()
     assert (peers.denoising_diffusion_loop("ddim", 7, out, start)() == 7).all()
     assert peers.denoising_diffusion_loop("euler", 5, out, start) is None
-    assert {name: sys.modules.get(name) for name in peers.UNUSED} == before  # no stand-in is left behind
+    assert {name: sys.modules.get(name) for name in unused} == before  # no stand-in is left behind
 
 
 def test_the_output_reports_which_loss(peers):
@@ -227,7 +228,8 @@ def test_results_name_every_peer(own, published, monkeypatch):
     monkeypatch.setattr(peers.metadata, "version", lambda name: f"1.{len(name)}")
     monkeypatch.setattr(peers, "INSTALLED", dict.fromkeys(peers.INSTALLED, ("math",)))
     assert peers.versions() == {
-        "diffusers": "1.9", "azula": "1.5", "denoising-diffusion-pytorch": "1.27", "improved-diffusion": "unknown",
+        "diffusers": "1.9", "azula": "1.5", "denoising-diffusion-pytorch": "1.27", "k-diffusion": "1.11",
+        "torchebm": "1.8", "improved-diffusion": "unknown",
     }  # fmt: skip
     assert "peers diffusers 1.9, azula 1.5, den" in own("render").facts({"peers": peers.versions()})
     peers._version.cache_clear()
@@ -257,5 +259,5 @@ def test_the_extra_brings_no_other_torch_and_the_file_the_rest(own):
     pinned = {line.split("==")[0] for line in listed if line and not line.startswith("#")}
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
     named = {re.split("[=>]", one)[0] for one in extra if not one.startswith("diffkit")}
-    assert pinned == {"azula", "denoising-diffusion-pytorch"}  # they ask for torchvision
+    assert pinned == {"azula", "denoising-diffusion-pytorch", "k-diffusion", "torchebm"}  # or bring a GPU's packages
     assert named >= set(own("peers").INSTALLED) - pinned

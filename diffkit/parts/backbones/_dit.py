@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import attend, run
 from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
+from diffkit.parts.backbones._slices import in_slices
 
 _TIME_COLUMNS = 256  # width of the sinusoidal embedding, for every hidden width (DiT paper, section 4)
 _EMBEDDING_STD = 0.02  # of the normal initial values of label and time embeddings, ViT's choice
@@ -174,6 +175,9 @@ class DiTNetwork(nn.Module):
         second = None if self.r_embedder is None else self.r_embedder["mlp"]
         emb = embed_times(self.t_embedder["mlp"], second, time, time_to, x)
         emb = add_labels(emb, self.y_embedder, self.num_labels, y, x)
+        return in_slices(self, self._evaluate, x, emb, self.pos_embed.numel())
+
+    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             h = run(block, h, emb, recompute=self.checkpoint)

@@ -20,7 +20,8 @@ from diffkit.tensors import device_of
 
 N = TypeVar("N", bound=nn.Module)
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Attributes of a layer that hold its hooks."""
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def laid_out(network: N) -> N:
 
 def _kernel_for(x: Tensor, norm: nn.Module, act: nn.Module | None) -> GroupNormKernel | None:
     """The kernel that computes what the layers would; None if they are to be called."""
-    if not _is_ordinary(x) or not _is_plain(norm, nn.GroupNorm) or not (act is None or _is_plain(act, nn.SiLU)):
+    if not is_ordinary(x) or not _is_plain(norm, nn.GroupNorm) or not (act is None or _is_plain(act, nn.SiLU)):
         return None
     kernel = group_norm_kernel()
     if kernel is None or not norm.affine or not kernel.supports(x, norm.num_groups):  # type: ignore[arg-type]
@@ -85,13 +86,13 @@ def _kernel_for(x: Tensor, norm: nn.Module, act: nn.Module | None) -> GroupNormK
 def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of a layer computes what its class does, and nothing else acts on it."""
     own = layer.__dict__
-    if type(layer) is not kind or any(own[hooks] for hooks in _HOOKS):
+    if type(layer) is not kind or any(own[hooks] for hooks in HOOKS):
         return False
     return "forward" not in own and own.get("_compiled_call_impl") is None
 
 
-def _is_ordinary(x: Tensor) -> bool:
-    """Whether torch runs operations on values in memory, and differentiates them backwards at most."""
+def is_ordinary(x: Tensor) -> bool:
+    """Return whether torch runs operations on values in memory, and differentiates them backwards at most."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
         return False
     return not _is_transformed() and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
@@ -129,7 +130,7 @@ class _Fused(torch.autograd.Function):
         tensors = ctx.saved_tensors  # checkpointing hands them out once
         inputs, saved = tensors[:4], tensors[4:]
         groups, eps, silu = ctx.options
-        if torch.is_grad_enabled() or not _is_ordinary(grads[0]) or not _has_memory(grads[0]):
+        if torch.is_grad_enabled() or not is_ordinary(grads[0]) or not _has_memory(grads[0]):
             found = _differentiable(grads[0], inputs, ctx.needs_input_grad[1:5], groups, eps, silu)
         else:
             found = ctx.kernel.backward(grads[0], *inputs, groups, silu, saved)

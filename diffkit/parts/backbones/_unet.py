@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from diffkit.errors import OptionError
 from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
 from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
 from diffkit.parts.backbones._layout import Layout
+from diffkit.parts.backbones._slices import in_slices
 
 _LINEAR = ("linear", "bilinear", "trilinear")
 
@@ -52,7 +54,7 @@ class UNetNetwork(nn.Module):
         self.input_blocks, left = down_blocks(layout)
         self.middle_block = middle_block(layout)
         self.output_blocks = up_blocks(layout, left)
-        width = layout.widths[0]
+        width = self.width = layout.widths[0]
         self.out = Head(
             nn.GroupNorm(layout.groups, width),
             nn.SiLU(),
@@ -83,12 +85,8 @@ class UNetNetwork(nn.Module):
         """
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
-        skips = self._down(self._join(x, low_res), emb)
-        h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
-        for block in self.output_blocks:
-            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
-        out: Tensor = self.out(h)
-        return out.contiguous()  # whatever memory format the layers have
+        values = self.width * math.prod(x.shape[2:])
+        return in_slices(self, self._evaluate, self._join(x, low_res), emb, values)
 
     def features(
         self,
@@ -109,6 +107,14 @@ class UNetNetwork(nn.Module):
             h = run(block, torch.cat([h, skip], dim=1), emb, recompute=self.checkpoint)
             up.append(h)
         return Features(down, middle, up)
+
+    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
+        skips = self._down(x, emb)
+        h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
+        for block in self.output_blocks:
+            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
+        out: Tensor = self.out(h)
+        return out.contiguous()  # whatever memory format the layers have
 
     def _down(self, h: Tensor, emb: Tensor) -> list[Tensor]:
         skips = []

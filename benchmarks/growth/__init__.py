@@ -1,0 +1,1 @@
+"""How cost grows with resolution, channels, levels, batch and processes; `python -m benchmarks.growth`."""
