@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -16,7 +17,7 @@ from diffkit.protocols import Composition, Level, LossInputs, Model, Tangent
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.denoiser import call_network, end_of_step
 from diffkit.table import Coefs
-from diffkit.tensors import differentiable_twice, precision_of
+from diffkit.tensors import differentiable_twice, load_forward_rules, precision_of
 
 JVP_METHODS = ("forward", "backward", "difference")
 """Ways to differentiate the network along a tangent."""
@@ -128,6 +129,7 @@ def _forward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves
         with torch.no_grad():
             rate: Tensor = torch.func.jvp(moved, (by,), (torch.ones_like(by),))[1]
         return rate
+    load_forward_rules()
     with torch.no_grad(), differentiable_twice(), forward_ad.dual_level():
         x_dual = _dual(x, along)
         if at is not None:
@@ -221,10 +223,8 @@ def teacher_problems(teacher: Any, parts: Composition) -> Iterable[str]:
         yield "the teacher was composed with backbone=None; give a system with a network"
     if teacher.data_shape != parts.data_shape:
         yield f"the teacher is of data {teacher.data_shape}, the system of {parts.data_shape}; they must be equal"
-    if own.table.num_steps != parts.table.num_steps or not all(
-        torch.allclose(torch.from_numpy(getattr(own.table, n)), torch.from_numpy(getattr(parts.table, n)), atol=1e-12)
-        for n in _TABLES
-    ):
+    pairs = [(getattr(own.table, name), getattr(parts.table, name)) for name in _TABLES]
+    if own.table.num_steps != parts.table.num_steps or not all(np.allclose(*pair, atol=1e-12) for pair in pairs):
         yield "the teacher has other levels than the system; compose both with one schedule, num_steps and spacing"
     if own.mean != parts.mean and not own.mean.continuous_time:
         yield f"the teacher's {own.label('mean')} is defined with the system's own alone; compose with that mean"

@@ -36,7 +36,7 @@ from diffkit.system.denoiser import call_network, end_of_step
 from diffkit.system.loss_network import BoundNetwork, NetworkCall, teacher_of
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
-from diffkit.tensors import precision_of
+from diffkit.tensors import load_forward_rules, precision_of
 
 _RESERVED = ("level", "weight")
 """Keys that `System.forward` adds to a loss's terms."""
@@ -146,6 +146,7 @@ class Objective:
         if not self.parts.continuous_time:
             return self.columns.level(self.columns.on(x.device, x.dtype)[level], x.ndim, "rate")
         log_snr = level.double()
+        load_forward_rules()
         _, rates = torch.func.jvp(self._columns_at, (log_snr,), (torch.ones_like(log_snr),))
         by_time = [rate / rates[-1] for rate in rates]
         return _level_of([torch.where(rate.isfinite(), rate, 0.0) for rate in by_time], x)
