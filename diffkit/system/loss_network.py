@@ -136,13 +136,14 @@ def _forward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves
             level = level._replace(c_in=_dual(level.c_in, at.c_in), time=_dual(level.time, at.time))
         if to is not None and end is not None:
             to = to._replace(time=_dual(to.time, end.time))
-        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])
+        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])  # type: ignore[no-untyped-call]
         return torch.zeros_like(out) if derivative is None else derivative
 
 
 def _dual(value: Tensor, along: Tensor) -> Tensor:
     """A value with its derivative, in memory of one layout."""
-    dual: Tensor = forward_ad.make_dual(value.contiguous(), along.to(value.dtype).contiguous())
+    given = (value.contiguous(), along.to(value.dtype).contiguous())
+    dual: Tensor = forward_ad.make_dual(*given)  # type: ignore[no-untyped-call]
     return dual
 
 
@@ -169,7 +170,8 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
     by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / size.clamp(min=torch.finfo(x.dtype).tiny)
     with torch.no_grad():
         ahead, behind = (call(*_moved(x, level, to, moves, step))[0] for step in (by, -by))
-    return (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    found: Tensor = (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    return found
 
 
 def derivative(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves, method: str) -> Tensor:

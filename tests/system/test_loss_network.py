@@ -109,7 +109,7 @@ def test_rates_are_those_of_a_straight_line(schedule):
 
 
 def test_level_0_has_a_time_of_its_own_for_networks_of_two():
-    _, at, network = looked(composed("mlp", schedule="cosine", rescale_time=True, num_steps=100))
+    *_, network = looked(composed("mlp", schedule="cosine", rescale_time=True, num_steps=100))
     clean, first = (network.level_at(torch.full_like(network.t, k)) for k in (0, 1))
     assert float(clean.time[0]) == -10.0 and float(first.time[0]) == 0.0
     assert float(clean.alpha.min()) == 1.0 and float(clean.c_skip.min()) == 1.0
