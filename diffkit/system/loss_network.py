@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -176,19 +177,18 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
 
 def derivative(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves, method: str) -> Tensor:
     """Return the derivative of a network's mean channels along a direction, by one of `JVP_METHODS`, (B, C, *S)."""
-    with whole_network(call.model):
+    with eager():
         return _DERIVATIVES[method](call, x.detach(), level, to, moves).detach()
 
 
 _DERIVATIVES = {"forward": _forward, "backward": _backward, "difference": _difference}
 
 
-def whole_network(model: Model) -> AbstractContextManager[Any]:
+def eager() -> AbstractContextManager[Any]:
     """Return a context in which a compiled network runs as it is: its graphs have a first backward derivative only."""
-    if torch.compiler.is_compiling() or not isinstance(model, nn.Module):
+    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules:
         return nullcontext()
-    compiled = any(vars(m).get("_compiled_call_impl") is not None for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 # ---- the teacher -----------------------------------------------------------------------------------------------------
@@ -228,5 +228,7 @@ def teacher_problems(teacher: Any, parts: Composition) -> Iterable[str]:
     pairs = [(getattr(own.table, name), getattr(parts.table, name)) for name in _TABLES]
     if own.table.num_steps != parts.table.num_steps or not all(np.allclose(*pair, atol=1e-12) for pair in pairs):
         yield "the teacher has other levels than the system; compose both with one schedule, num_steps and spacing"
+    if None not in (own.classes, parts.classes) and own.classes != parts.classes:
+        yield f"the teacher has {own.classes} classes, the system {parts.classes}; they must be equal"
     if own.mean != parts.mean and not own.mean.continuous_time:
         yield f"the teacher's {own.label('mean')} is defined with the system's own alone; compose with that mean"

@@ -163,3 +163,8 @@ def test_a_network_of_one_time_is_not_told_where_a_step_goes():
         system.loss_terms(None, x, torch.tensor([3, 4]), x, level_to=torch.tensor([3, 4]))
     with pytest.raises(CompositionError, match="draws pairs of levels, but loss 'simple' reads one"):
         composed("mlp")("simple")
+    pairs = composed("mlp")(Look([]))
+    with pytest.raises(OptionError, match=r"level_to must lie in 0..level"):
+        pairs.loss_terms(None, x, torch.tensor([3, 4]), x, level_to=torch.tensor([3, 5]))
+    with pytest.raises(OptionError, match="level_to must be a tensor with an entry for each example"):
+        pairs.loss_terms(None, x, torch.tensor([3, 4]), x)
