@@ -77,8 +77,9 @@ class BoundNetwork:
     def predict(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
         """Return the network's mean channels; see `LossNetwork`."""
         at = self.at
-        if x is at.x_t and level is at.level and (to is at.to or (to is None and at.to is None)):
-            return at.out
+        end = None if self.call.parts.times == 1 else at.to
+        if x is at.x_t and level is at.level and to is end:
+            return at.out if torch.is_grad_enabled() else at.out.detach()
         return self.call(x, level, to)[0]
 
     def x_start(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
@@ -168,7 +169,7 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
     size = along.flatten(1).square().mean(1).sqrt()
     for rate in (at, end):
         size = size if rate is None else torch.maximum(size, rate.time.abs())
-    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / size.clamp(min=torch.finfo(x.dtype).tiny)
+    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / torch.where(size > 0, size, 1.0)
     with torch.no_grad():
         ahead, behind = (call(*_moved(x, level, to, moves, step))[0] for step in (by, -by))
     found: Tensor = (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))

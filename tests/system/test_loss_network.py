@@ -91,6 +91,10 @@ def test_the_first_output_is_not_computed_again():
     assert network.jvp(at.x_t, at.level, at.to, Tangent(at.noise))[0] is at.out
     assert torch.equal(network.predict(at.x_t.clone(), at.level, at.to), at.out)
     assert network.predict(at.x_t, at.level) is not at.out
+    with torch.no_grad():
+        assert not network.predict(at.x_t, at.level, at.to).requires_grad
+    still = Tangent(torch.zeros_like(at.x_t))
+    assert all(not network.jvp(at.x_t, at.level, at.to, still, method=m)[1].any() for m in JVP_METHODS)
     with pytest.raises(OptionError, match="method must be one of 'forward', 'backward', 'difference'"):
         network.jvp(at.x_t, at.level, at.to, Tangent(at.noise), method="magic")
 
