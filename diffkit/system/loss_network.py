@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import field, frozen
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -17,7 +18,7 @@ from diffkit.protocols import Composition, Level, LossInputs, Model, Tangent
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.denoiser import call_network, end_of_step
 from diffkit.table import Coefs
-from diffkit.tensors import differentiable_twice, precision_of
+from diffkit.tensors import differentiable_twice, load_forward_rules, precision_of
 
 JVP_METHODS = ("forward", "backward", "difference")
 """Ways to differentiate the network along a tangent."""
@@ -26,26 +27,21 @@ _STEP = 10.0
 _TABLES = ("alpha_bar", "total_std", "time")
 
 
-@frozen(eq=False)
 class NetworkCall:
     """A network with its conditions: mean channels at any data and level.
 
-    Attributes:
+    A plain class, as torch.compile does not make frozen ones.
+
+    Args:
         model: The network.
         parts: The composition whose mean and variance its channels are.
         scales_input: False if c_in is 1 at every level.
         conditions: Keywords for the network, a row for each example.
     """
 
-    model: Model
-    parts: Composition
-    scales_input: bool
-    conditions: Mapping[str, Any]
-    precision: torch.dtype | None = field(init=False)
-
-    @precision.default
-    def _find_precision(self) -> torch.dtype | None:
-        return precision_of(self.model)
+    def __init__(self, model: Model, parts: Composition, scales_input: bool, conditions: Mapping[str, Any]):
+        self.model, self.parts, self.scales_input, self.conditions = model, parts, scales_input, conditions
+        self.precision = precision_of(model)
 
     def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> tuple[Tensor, Tensor | None]:
         """Return mean channels and variance channels; see `call_network`."""
@@ -54,11 +50,10 @@ class NetworkCall:
         return call_network(self.model, x, level, var, scales, self.conditions, self.precision, to)
 
 
-@frozen(eq=False)
 class BoundNetwork:
-    """The `LossNetwork` of one batch.
+    """The `LossNetwork` of one batch; a plain class, as `NetworkCall` is.
 
-    Attributes:
+    Args:
         call: The network in training.
         ask_teacher: The teacher's estimate of clean data.
         at: The inputs of the loss.
@@ -66,19 +61,25 @@ class BoundNetwork:
         level_at, rate_at: From levels as drawn to their record, and to its derivative.
     """
 
-    call: NetworkCall
-    ask_teacher: Callable[[Tensor, Level, Level | None], Tensor]
-    at: LossInputs
-    t: Tensor
-    s: Tensor | None
-    level_at: Callable[[Tensor], Level]
-    rate_at: Callable[[Tensor], Level]
+    def __init__(
+        self,
+        call: NetworkCall,
+        ask_teacher: Callable[[Tensor, Level, Level | None], Tensor],
+        at: LossInputs,
+        t: Tensor,
+        s: Tensor | None,
+        level_at: Callable[[Tensor], Level],
+        rate_at: Callable[[Tensor], Level],
+    ):
+        self.call, self.ask_teacher, self.at, self.t, self.s = call, ask_teacher, at, t, s
+        self.level_at, self.rate_at = level_at, rate_at
 
     def predict(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
         """Return the network's mean channels; see `LossNetwork`."""
         at = self.at
-        if x is at.x_t and level is at.level and (to is at.to or (to is None and at.to is None)):
-            return at.out
+        end = None if self.call.parts.times == 1 else at.to
+        if x is at.x_t and level is at.level and to is end:
+            return at.out if torch.is_grad_enabled() else at.out.detach()
         return self.call(x, level, to)[0]
 
     def x_start(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
@@ -100,8 +101,7 @@ class BoundNetwork:
         end = end_of_step(self.call.parts.times, level, to)
         moving = tangent.to if to is not None else tangent.level
         moves = (tangent.x, tangent.level, None if end is None else moving)
-        with whole_network(self.call.model):
-            return out, _DERIVATIVES[method](self.call, x.detach(), level, end, moves).detach()
+        return out, derivative(self.call, x, level, end, moves, method)
 
     def next_level(self, steps: int = 1) -> Level:
         """Return the record of the level ``steps`` below each row's; see `LossNetwork`."""
@@ -125,15 +125,28 @@ def _moved(x: Tensor, level: Level, to: Level | None, moves: Moves, by: Any) -> 
 
 def _forward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves) -> Tensor:
     along, at, end = moves
+    if torch.compiler.is_compiling():  # which knows `torch.func` only, in which a network cannot look at values
+        by = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        moved: Callable[[Tensor], Tensor] = lambda step: call(*_moved(x, level, to, moves, step))[0]  # noqa: E731
+        with torch.no_grad():
+            rate: Tensor = torch.func.jvp(moved, (by,), (torch.ones_like(by),))[1]
+        return rate
+    load_forward_rules()
     with torch.no_grad(), differentiable_twice(), forward_ad.dual_level():
-        dual = forward_ad.make_dual
-        x_dual = dual(x, along.to(x.dtype))
+        x_dual = _dual(x, along)
         if at is not None:
-            level = level._replace(c_in=dual(level.c_in, at.c_in), time=dual(level.time, at.time))
+            level = level._replace(c_in=_dual(level.c_in, at.c_in), time=_dual(level.time, at.time))
         if to is not None and end is not None:
-            to = to._replace(time=dual(to.time, end.time))
-        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])
+            to = to._replace(time=_dual(to.time, end.time))
+        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])  # type: ignore[no-untyped-call]
         return torch.zeros_like(out) if derivative is None else derivative
+
+
+def _dual(value: Tensor, along: Tensor) -> Tensor:
+    """A value with its derivative, in memory of one layout."""
+    given = (value.contiguous(), along.to(value.dtype).contiguous())
+    dual: Tensor = forward_ad.make_dual(*given)  # type: ignore[no-untyped-call]
+    return dual
 
 
 def _backward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves) -> Tensor:
@@ -156,19 +169,28 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
     size = along.flatten(1).square().mean(1).sqrt()
     for rate in (at, end):
         size = size if rate is None else torch.maximum(size, rate.time.abs())
-    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / size.clamp(min=torch.finfo(x.dtype).tiny)
+    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / torch.where(size > 0, size, 1.0)
     with torch.no_grad():
         ahead, behind = (call(*_moved(x, level, to, moves, step))[0] for step in (by, -by))
-    return (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    found: Tensor = (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    return found
+
+
+def derivative(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves, method: str) -> Tensor:
+    """Return the derivative of a network's mean channels along a direction, by one of `JVP_METHODS`, (B, C, *S)."""
+    with eager():
+        return _DERIVATIVES[method](call, x.detach(), level, to, moves).detach()
 
 
 _DERIVATIVES = {"forward": _forward, "backward": _backward, "difference": _difference}
 
 
-def whole_network(model: Model) -> AbstractContextManager[Any]:
+def eager() -> AbstractContextManager[Any]:
     """Return a context in which a compiled network runs as it is: its graphs have a first backward derivative only."""
-    compiled = isinstance(model, nn.Module) and any("_compiled_call_impl" in vars(m) for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 # ---- the teacher -----------------------------------------------------------------------------------------------------
@@ -184,7 +206,8 @@ def teacher_of(teacher: NetworkCall, student: Composition) -> Callable[[Tensor, 
     def estimate(x: Tensor, level: Level, to: Level | None) -> Tensor:
         own = level if same else _as_mean(teacher.parts, level)
         end = None if teacher.parts.times == 1 else to
-        with eval_mode(*([model] if isinstance(model, nn.Module) and model.training else [])):
+        trains = isinstance(model, nn.Module) and model.training
+        with eval_mode(model) if trains else nullcontext():  # type: ignore[arg-type]
             return decode(teacher(x, own, end)[0], x, own)
 
     return estimate
@@ -204,10 +227,10 @@ def teacher_problems(teacher: Any, parts: Composition) -> Iterable[str]:
         yield "the teacher was composed with backbone=None; give a system with a network"
     if teacher.data_shape != parts.data_shape:
         yield f"the teacher is of data {teacher.data_shape}, the system of {parts.data_shape}; they must be equal"
-    if own.table.num_steps != parts.table.num_steps or not all(
-        torch.allclose(torch.from_numpy(getattr(own.table, n)), torch.from_numpy(getattr(parts.table, n)), atol=1e-12)
-        for n in _TABLES
-    ):
+    pairs = [(getattr(own.table, name), getattr(parts.table, name)) for name in _TABLES]
+    if own.table.num_steps != parts.table.num_steps or not all(np.allclose(*pair, atol=1e-12) for pair in pairs):
         yield "the teacher has other levels than the system; compose both with one schedule, num_steps and spacing"
+    if None not in (own.classes, parts.classes) and own.classes != parts.classes:
+        yield f"the teacher has {own.classes} classes, the system {parts.classes}; they must be equal"
     if own.mean != parts.mean and not own.mean.continuous_time:
         yield f"the teacher's {own.label('mean')} is defined with the system's own alone; compose with that mean"

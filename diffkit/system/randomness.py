@@ -69,6 +69,7 @@ class Purpose(IntEnum):
     VALIDATION = 8
     COUPLING = 9
     LEVEL_TO = 10
+    ESTIMATE = 11
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

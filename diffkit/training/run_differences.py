@@ -105,7 +105,8 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         was = was_set.get(name)
         if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
-    return found
+    taught, teaches = (str((spec.get("teacher") or {}).get("digest"))[:12] for spec in (old, new))
+    return found + ([] if taught == teaches else [f"weights of the teacher {shown(taught)}, now {shown(teaches)}"])
 
 
 def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:

@@ -167,6 +167,6 @@ class _ValidationPass:
         if coupling is not None and coupling.scope == "row":
             generator = torch.Generator().manual_seed(key(self.seed, Purpose.COUPLING, first) >> 1)
             noise = pair_noise(coupling, x, noise, conditions, generator).noise
-        pair = {} if to is None else {"level_to": to[mine.start : mine.start + count]}
+        pair: dict[str, Any] = {} if to is None else {"level_to": to[mine.start : mine.start + count]}
         terms = self.loss_terms(self.model, x, here, noise, **pair, **for_network(coupling, conditions))
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)
