@@ -64,8 +64,8 @@ class EncodeOptions(EstimateOptions, total=False):
 
     Attributes:
         sampler: Name, (name, options) or instance; None is the composed one.
-        compile: True runs each step, network and guidance included, as one compiled graph, which is cached for later
-            calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
+        compile: True or "step" runs each step, network and guidance included, as one compiled graph, which is cached
+            for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
     """
 
     sampler: Slot

@@ -22,7 +22,7 @@ from diffkit.system.denoiser import Denoiser
 from diffkit.system.sampling import Program, Row, StepFn
 
 Compile = bool | str | Mapping[str, Any]
-"""False, True, "cuda_graph", or arguments of `torch.compile`."""
+"""False, True or "step", "cuda_graph", or arguments of `torch.compile`."""
 
 CUDA_GRAPH = "cuda_graph"
 _CAPTURING = ("reduce-overhead", "max-autotune")
@@ -35,17 +35,16 @@ _OFF: dict[str, Any] = {"compile": False}
 
 def check_compile(value: object, device: torch.device) -> Compile:
     """Return the argument ``compile``, or raise `OptionError`."""
-    if not isinstance(value, bool | str | Mapping):
-        raise OptionError(
-            "must be True, False, 'cuda_graph' or arguments of torch.compile", option="compile", value=value
-        )
+    if value == "step":
+        return True
     if value == CUDA_GRAPH and device.type != "cuda":
         raise OptionError(
-            f"needs a GPU, the system is on {device}", option="compile", value="cuda_graph", fix={"compile": True}
+            f"needs a GPU, the system is on {device}", option="compile", value="cuda_graph", fix={"compile": "step"}
         )
     if isinstance(value, bool) or value == CUDA_GRAPH or isinstance(value, Mapping):
         return value
-    raise OptionError("must be True, False, 'cuda_graph' or arguments of torch.compile", option="compile", value=value)
+    text = "must be True, False, 'step', 'cuda_graph' or arguments of torch.compile"
+    raise OptionError(text, option="compile", value=value)
 
 
 def compiled(

@@ -126,10 +126,6 @@ def test_help_shows_every_character_of_a_text(command: Command):
     assert '"*.bias:weight_decay=0,out.*:lr=1e-5"' in shown
 
 
-def test_commands_are_found_by_file_name():
-    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(commands.table())
-
-
 @pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])
 def test_help_of_steps_names_every_clock_and_grids(command: Command, name: str):
     shown = command(name, "--help").out

@@ -211,9 +211,12 @@ def test_the_output_of_a_cuda_graph_is_copied(how, static, monkeypatch):
 
 
 BAD = [
-    (dict(compile="fast"), "compile must be True, False, 'cuda_graph' or arguments of torch.compile, got 'fast'"),
-    (dict(compile=1.5), "compile must be True, False, 'cuda_graph' or arguments of torch.compile, got 1.5"),
-    (dict(compile="cuda_graph"), "compile='cuda_graph' needs a GPU, the system is on cpu; use compile=True"),
+    (
+        dict(compile="fast"),
+        "compile must be True, False, 'step', 'cuda_graph' or arguments of torch.compile, got 'fast'",
+    ),
+    (dict(compile=1.5), "compile must be True, False, 'step', 'cuda_graph' or arguments of torch.compile, got 1.5"),
+    (dict(compile="cuda_graph"), "compile='cuda_graph' needs a GPU, the system is on cpu; use compile='step'"),
 ]
 
 

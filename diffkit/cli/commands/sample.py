@@ -105,7 +105,6 @@ def run(parsed: ParsedOptions) -> None:
     check_folder("--out", options.out)
     with join_ranks() as among:
         saved = load(options.run, device_of_rank(options.device))
-        _check_compile(options, saved)
         sampling = planned(saved, options, parsed)
         last = int(sampling.job(sampling.batches[0]).table.index[-1])
         how: dict[str, Any] = {"overwrite": options.overwrite, "precision": options.precision, "ranks": among}
@@ -136,7 +135,7 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
     sampling_options = {
         "sampler": parsed.parts.get("sampler"),
-        "compile": options.compile == "step" or options.compile or False,
+        "compile": options.compile or False,
         **chosen(steps=options.steps, clip=options.clip),
         **with_guidance(parsed, guidance),
     }
@@ -180,10 +179,3 @@ def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.i
             f"0..{saved.num_classes - 1}"
         )
     return own.repeat(each)[:count]
-
-
-def _check_compile(options: Options, saved: Saved) -> None:
-    """Refuse a CUDA graph on other devices."""
-    place = saved.system.device.type
-    if options.compile == "cuda_graph" and place != "cuda":
-        raise OptionError(f"--compile cuda_graph needs a GPU, the system is on {place}; use --compile step")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
@@ -77,7 +76,6 @@ def run(parsed: ParsedOptions) -> None:
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     if system.network is not None:
         check_optimizer(system.network, config)
-    _refuse_preview(config, system.num_steps)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
     parts = ", ".join([f"{kind} {name}" for kind, name in system.parts.names.items()])
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {parts}")
@@ -101,15 +99,6 @@ def _weights_in(path: Path) -> Path:
     if not found.is_file():
         raise OptionError(f"--init {path} is not a file of weights, and no folder of a run or a saved system")
     return found
-
-
-def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
-    """Refuse more steps for a picture than there are; the default takes all of fewer."""
-    if config.preview_steps > num_steps and config.preview_steps != attrs.fields(TrainConfig).preview_steps.default:
-        raise OptionError(
-            f"--preview-steps {config.preview_steps} is more than the {num_steps} levels of this system; ask for "
-            f"{num_steps} at most"
-        )
 
 
 def _unused_classes(system: System, data: Data) -> str:

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 from attrs import NOTHING, frozen
@@ -121,7 +121,11 @@ def undecided(cls: type[Any], *names: str) -> tuple[Option, ...]:
 
 @cache
 def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Option, ...]:
-    hints, found = _hints(cls), []
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # an annotation that names what only a type checker imports, or a third party's of any form
+        hints = _hints_one_by_one(cls)
+    found = []
     for field in attrs.fields(cls):
         if not field.init:
             continue
@@ -168,8 +172,7 @@ def _help_of_argument(factory: Callable[..., Any], name: str) -> str:
     return section(factory.__doc__, "Args").get(name, "")
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    """Types by name, each read alone: an annotation may name what only a type checker imports."""
+def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__])

@@ -98,11 +98,6 @@ def _read(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def kinds() -> list[str]:
-    """Return the kinds that there is a template of."""
-    return sorted(path.stem for path in _HERE.glob("[!_]*.py"))
-
-
 def _imported(module: str) -> dict[str, str]:
     """Files of this folder that a part's file imports."""
     names = re.findall(r"from \.(\w+) import", module)
