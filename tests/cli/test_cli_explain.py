@@ -219,6 +219,5 @@ def test_what_is_chosen_of_training(command: Command, refused: Refused):
     assert lines[-1] == "  frozen    first.*  24 parameters"
     assert "  frozen    first.*\n" in command(*words, "first.*").out
     assert "matches no parameter of the network" in refused(*words, "frist.*", "--network")
-    assert refused(*words, "first.*", "--freeze", "out.*") == "parameter --freeze specified multiple times"
     with pytest.raises(OptionError, match="train has no option 'frozen'"):
         explain(composition(), training={"frozen": "first.*"})
