@@ -285,16 +285,7 @@ def naming(part: str) -> Iterator[None]:
     except (DiffkitError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise ProtocolError(f"{part} cannot be used: its own code raised {described(error)}") from error
-
-
-def described(error: BaseException) -> str:
-    """Return an exception as text: its class, and its message if that can be printed."""
-    try:
-        text = str(error)
-    except Exception:  # from its own __str__
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise ProtocolError(f"{part} cannot be used: its own code raised {failure(error)}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
