@@ -75,14 +75,22 @@ def posterior_kl_bits(
 def trained_kl_bits(
     squared_error: Tensor, weight: Tensor, log_variance: Tensor, posterior_log_variance: Tensor
 ) -> Tensor:
-    """`posterior_kl_bits` for a loss: one exponential instead of two, forward and backward in half the time.
+    """`posterior_kl_bits` for a loss: one exponential instead of two, and a gradient in one operation.
 
     In float32 a value is off by up to 1e-7 nats, which matters when thousands of small terms are summed, not for one
-    sampled term. The gradient is as accurate as that of `posterior_kl_bits`.
+    sampled term. The gradient is as accurate as that of `posterior_kl_bits`; ``posterior_log_variance`` has none, as it
+    is a column of a table.
     """
-    d = posterior_log_variance - log_variance
-    ratio = d.exp()
-    return mean_flat((ratio - 1).sub_(d).addcmul(ratio, weight * squared_error)) * (0.5 / NATS_PER_BIT)
+    from diffkit.tensors import MeanKL, is_ordinary
+
+    error = weight * squared_error
+    if is_ordinary(error) and log_variance.shape == error.shape:
+        mean: Tensor = MeanKL.apply(log_variance, posterior_log_variance, error)  # type: ignore[no-untyped-call]
+    else:
+        d = posterior_log_variance - log_variance
+        ratio = d.exp()
+        mean = mean_flat((ratio - 1).addcmul(ratio, error) - d)
+    return mean * (0.5 / NATS_PER_BIT)
 
 
 def with_decoder_term(

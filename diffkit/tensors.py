@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
 from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
@@ -78,6 +80,48 @@ def load_forward_rules() -> None:
     with warnings.catch_warnings(), suppress(ImportError):
         warnings.simplefilter("ignore", DeprecationWarning)
         importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def is_ordinary(x: Tensor) -> bool:
+    """Return whether torch runs operations on values in memory, and differentiates them backwards at most."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return not is_transformed() and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
+
+
+def is_transformed() -> bool:
+    """Return whether forward-mode differentiation or a transform of `torch.func` is active."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+class MeanKL(torch.autograd.Function):
+    """Mean over all but the first axis of ``exp(d) (1 + error) - 1 - d``, d = posterior_log_variance - log_variance.
+
+    Its derivative by d, ``exp(d) (1 + error) - 1``, is at hand with the value, where autograd takes six operations. All
+    arguments but ``posterior_log_variance``, which has no gradient, have one shape, (B, ...).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_variance: Tensor, posterior_log_variance: Tensor, error: Tensor) -> Tensor:
+        """Return the mean, (B,)."""
+        d = posterior_log_variance - log_variance
+        ratio = d.exp()
+        slope = (ratio - 1).addcmul_(ratio, error)
+        ctx.save_for_backward(log_variance, posterior_log_variance, error, slope)
+        return d.sub_(slope).flatten(1).sum(1) / -slope[0].numel()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        """Return the gradients for log_variance and error."""
+        log_variance, posterior_log_variance, error, slope = ctx.saved_tensors
+        again, by_error = torch.is_grad_enabled(), ctx.needs_input_grad[2]
+        rows = grads[0].view(-1, *(1,) * (error.ndim - 1)) / error[0].numel()
+        ratio = (posterior_log_variance - log_variance).exp() if again or by_error else None
+        if again:  # to be differentiated once more
+            slope = ratio * (1 + error) - 1
+        return -rows * slope, None, rows * ratio if by_error else None
 
 
 def _tensors_of(model: Any) -> Iterator[Tensor]:

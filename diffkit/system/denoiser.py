@@ -72,11 +72,10 @@ def call_network(
         raise OptionError(not_a_tensor(out))
     if out.dtype != x.dtype:  # a call of `to` without effect takes half as long as an operation
         out = out.to(x.dtype)
-    if extra:
-        shape = (batch, channels * (1 + extra), *shape[2:])
-    if out.shape != shape:
+    wanted: tuple[int, ...] = (batch, channels * (1 + extra), *shape[2:]) if extra else shape
+    if out.shape != wanted:
         raise OptionError(
-            f"the network returned shape {tuple(out.shape)}, the parts need {tuple(shape)}: {channels} channels of "
+            f"the network returned shape {tuple(out.shape)}, the parts need {tuple(wanted)}: {channels} channels of "
             f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
         )
     if not extra:

@@ -59,14 +59,15 @@ class TimeOfRows:
 
     def __init__(self, time: Tensor):
         self._time = time
-        self._rows = time.new_empty(0)
+        self._rows = 0, time
 
     def __call__(self, batch: int) -> Tensor:
         """Return the time once for each of ``batch`` examples, (batch,)."""
-        rows = self._rows
-        if rows.shape[0] != batch or rows._version:
+        size, rows = self._rows
+        if size != batch or rows._version:
             rows = self._time.expand(batch)
-            self._rows = rows = rows.clone() if batch == 1 else rows
+            rows = rows.clone() if batch == 1 else rows
+            self._rows = batch, rows
         return rows
 
 

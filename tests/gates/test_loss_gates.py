@@ -59,6 +59,24 @@ def test_levels_and_weights_are_all_that_is_uploaded(loss, var, timesteps):
     assert uploads(loss, var, timesteps=timesteps) == 1
 
 
+LIMITS = {"simple": 12, "hybrid": 34}
+"""Loss -> operations forward and backward, its draws and the network's own left out."""
+
+
+@pytest.mark.parametrize("loss", LIMITS)
+def test_operations_forward_and_backward(loss):
+    learned = loss == "hybrid"
+    var = "learned_range" if learned else "fixed_large"
+    system = diffkit.compose(schedule="cosine", var=var, loss=loss, backbone=None, data_shape=SHAPE)
+    x, level = torch.zeros(BATCH, *SHAPE, device=DEVICE), torch.full((BATCH,), 2, device=DEVICE)
+    leaf = torch.zeros(BATCH, SHAPE[0] * (1 + learned), *SHAPE[1:], device=DEVICE, requires_grad=True)
+    system.objective.columns.on(DEVICE)
+    found = counted(
+        lambda: system.loss_terms(lambda x, time: leaf, x, level, x, decoder_rows=0)["loss"].sum().backward()
+    )
+    assert found.count <= LIMITS[loss], found.by_name
+
+
 def test_an_upload_is_caught():
     assert uploads("simple", "fixed_large", Uploading) == 2
 

@@ -146,20 +146,32 @@ def test_bound_term_is_a_kl(x_start, estimate, log_variance, difference):
 def test_the_kl_that_trains_is_the_same_in_value_and_gradient(error, log_weight, posterior, differences):
     """With one exponential instead of two, in float32, against the other in float64."""
 
-    def value_and_gradients(kl_bits, dtype):
+    def value_and_gradients(kl_bits, dtype, same_shape=False):
         squared = error.to(dtype).square()[:, :, :, :1, None].requires_grad_()
         log_variance = (posterior + torch.tensor(differences, dtype=torch.float64)).to(dtype).requires_grad_()
         weight = torch.tensor(log_weight, dtype=dtype).exp()
-        value = kl_bits(squared, weight, log_variance, torch.tensor(posterior, dtype=torch.float64).to(dtype))
+        given = torch.broadcast_tensors(squared, log_variance) if same_shape else (squared, log_variance)
+        value = kl_bits(given[0], weight, given[1], torch.tensor(posterior, dtype=torch.float64).to(dtype))
         return value, *torch.autograd.grad(value.sum(), (squared, log_variance))
 
     wanted = value_and_gradients(posterior_kl_bits, torch.float64)
-    for found, expected in zip(value_and_gradients(trained_kl_bits, torch.float32), wanted, strict=True):
-        # log-variances of 16 are kept to 1e-6, and so are their exponentials
-        torch.testing.assert_close(found, expected.float(), rtol=3e-6, atol=3e-6)
-    exact = value_and_gradients(trained_kl_bits, torch.float64)
-    for found, expected in zip(exact, wanted, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    for same_shape in (False, True):
+        for found, expected in zip(
+            value_and_gradients(trained_kl_bits, torch.float32, same_shape), wanted, strict=True
+        ):
+            # log-variances of 16 are kept to 1e-6, and so are their exponentials
+            torch.testing.assert_close(found, expected.float(), rtol=3e-6, atol=3e-6)
+        exact = value_and_gradients(trained_kl_bits, torch.float64, same_shape)
+        for found, expected in zip(exact, wanted, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_kl_that_trains_has_second_derivatives():
+    torch.manual_seed(0)
+    log_variance, squared = torch.randn(2, 2, 3, 2, dtype=torch.float64)
+    weight, posterior = torch.rand(2, 2, 1, 1, dtype=torch.float64)
+    given = (squared.square().requires_grad_(), log_variance.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda e, v: trained_kl_bits(e, weight, v, posterior), given)
 
 
 @given(strategies.tables("vp"), st.lists(st.floats(-1, 1), min_size=1, max_size=5))

@@ -14,7 +14,7 @@ from diffkit.registry import KINDS, registry
 
 ROOT = Path(diffkit.__file__).parent
 ORDER = (
-    *("_version", "errors", "options", "table", "protocols", "gaussian", "tensors"),
+    *("_version", "errors", "options", "table", "protocols", "tensors", "gaussian"),
     *("runtime", "registry", "parts", "spacing", "system", "guidance"),
     *("presets", "weights", "likelihood", "tasks", "data", "training", "explain", "evaluation"),
     *("__init__", "testing", "demo", "cli", "__main__"),

@@ -11,12 +11,10 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as modules
 
 from diffkit.protocols import GroupNormKernel
 from diffkit.registry.kernels import group_norm_kernel
-from diffkit.tensors import device_of
+from diffkit.tensors import device_of, is_ordinary, is_transformed
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -51,7 +49,7 @@ def normalize(x: Tensor, norm: nn.Module, act: nn.Module | None = None, scale_sh
         given = (x, norm.weight, norm.bias, scale_shift, norm.num_groups, norm.eps, act is not None)
         y: Tensor = _Fused.apply(kernel, *given) if torch.is_grad_enabled() else kernel.forward(*given)[0]  # type: ignore[arg-type, no-untyped-call]
         return y
-    h: Tensor = norm(x.contiguous() if _is_transformed() else x)  # what torch's forward derivative requires (2.13)
+    h: Tensor = norm(x.contiguous() if is_transformed() else x)  # what torch's forward derivative requires (2.13)
     if scale_shift is not None:
         scale, shift = scale_shift[(..., *[None] * (x.ndim - 2))].chunk(2, dim=1)
         h = modulate(h, shift, scale)
@@ -89,20 +87,6 @@ def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     if type(layer) is not kind or any(own[hooks] for hooks in HOOKS):
         return False
     return "forward" not in own and own.get("_compiled_call_impl") is None
-
-
-def is_ordinary(x: Tensor) -> bool:
-    """Return whether torch runs operations on values in memory, and differentiates them backwards at most."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    return not _is_transformed() and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
-
-
-def _is_transformed() -> bool:
-    """Whether forward-mode differentiation or a transform of `torch.func` is active."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def _has_memory(tensor: Tensor) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from diffkit.parts.backbones._normalize import HOOKS, is_ordinary
+from diffkit.parts.backbones._normalize import HOOKS
+from diffkit.tensors import is_ordinary
 
 SLICE_BYTES = 1 << 22
 """Size of an activation of one slice; the largest in a U-Net is two or three times as large."""
