@@ -2,8 +2,8 @@
 
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
 inherit too (and get the defaults) or spell every member out. What only some parts of a kind can do is a class of its
-own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`. This module imports neither
-`diffkit.table` nor torch at run time, so a part's options can be read without them.
+own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`, `NetworkLoss`. This module
+imports neither `diffkit.table` nor torch at run time, so a part's options can be read without them.
 
 Shapes: data is (B, C, *S) with any number of spatial axes; "(B,1..)" is (B, 1, ..., 1), ready to broadcast against
 data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a step, t the noisier.
@@ -150,6 +150,7 @@ class LossInputs(NamedTuple):
         num_steps: T of the table in use.
         decoder: Log-likelihood of data given a Gaussian, for the term at level 1.
         decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
+        to: The second level of each row, if a `PairSampler` draws the levels; None otherwise.
     """
 
     x_start: Tensor
@@ -164,10 +165,20 @@ class LossInputs(NamedTuple):
     num_steps: int
     decoder: Decoder
     decoder_rows: int
+    to: Level | None = None
 
 
-Denoise = Callable[["Tensor", Level], Prediction]
-"""``denoise(x, level)``: the network's estimate, guided and clipped, at a level of a `StepRow`."""
+class Denoise(Protocol):
+    """The network's estimate, guided and clipped, at a level of a `StepRow`."""
+
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        """Return the estimate at x, (B, C, *S).
+
+        Args:
+            x: Noisy data.
+            level: The level of x.
+            to: The level that the step goes to, for a network of two times; by default ``level``.
+        """
 
 
 @frozen(eq=False)
@@ -177,8 +188,8 @@ class Composition:
     `backbone` is the network's recipe, None for a foreign network or without a network; `guidance` is that of the
     current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
     network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
-    0 without classes, None if unknown. `continuous_time` is True if training draws values of log_snr in place of levels
-    1..T.
+    0 without classes, None if unknown. `times` is how many times the network takes, 1 or 2; None without a network.
+    `continuous_time` is True if training draws values of log_snr in place of levels 1..T.
     """
 
     table: ProcessTable
@@ -194,6 +205,7 @@ class Composition:
     guidance: tuple[Guidance, ...] = ()
     null_conditions: Mapping[str, Any] | None = None
     classes: int | None = None
+    times: int | None = None
     continuous_time: bool = field(init=False)
 
     @continuous_time.default
@@ -315,6 +327,100 @@ class Loss(Part, Protocol):
         """Return per-example terms, each (B,) float32; training minimizes the one named "loss"."""
 
 
+class Tangent(NamedTuple):
+    """The direction of a derivative of the network along the path of noise.
+
+    Attributes:
+        x: Derivative of the data, (B, C, *S).
+        level: Derivative of its level, such as `LossNetwork.rate_at` returns; None where it stays.
+        to: Derivative of the level that the step goes to; None where it stays.
+    """
+
+    x: Tensor
+    level: Level | None = None
+    to: Level | None = None
+
+
+class LossNetwork(Protocol):
+    """The network as a `NetworkLoss` calls it: at any data and level, with the conditions of each row.
+
+    Levels are records, `LossInputs.level` or what `level_at` returns. ``to`` is the level that a step goes to, for a
+    network of two times only; by default the level itself.
+    """
+
+    @property
+    def t(self) -> Tensor:
+        """Levels of the rows as drawn: 1..T, (B,) int64; log_snr, (B,) float64, where levels are continuous."""
+
+    @property
+    def s(self) -> Tensor | None:
+        """Second levels of the rows, as a `PairSampler` drew them: 0..T, or log_snr; None otherwise."""
+
+    def predict(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
+        """Return the network's mean channels, (B, C, *S), with gradients."""
+
+    def x_start(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
+        """Return its estimate of clean data, ``c_skip x + c_out predict(x, level, to)``, with gradients."""
+
+    def teacher(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
+        """Return the teacher's estimate of clean data, without gradients, in eval mode; see `NetworkLoss.teacher`."""
+
+    def jvp(
+        self, x: Tensor, level: Level, to: Level | None, tangent: Tangent, *, method: str = "forward"
+    ) -> tuple[Tensor, Tensor]:
+        """Return `predict`, with gradients, and its derivative along a tangent, without, each (B, C, *S).
+
+        Args:
+            x, level, to: As of `predict`.
+            tangent: The direction.
+            method: "forward" is forward mode, with attention by plain products; "backward" differentiates twice in
+                reverse mode; "difference" is a central difference, which any network allows, in two passes.
+        """
+
+    def level_at(self, t: Tensor) -> Level:
+        """Return the record of other levels for the same rows: 0..T, (B,) int64, or log_snr where continuous."""
+
+    def rate_at(self, t: Tensor) -> Level:
+        """Return the derivative of that record with respect to ``time``, so that its own ``time`` is 1.
+
+        On a continuous schedule it is exact, else by differences of neighbouring levels.
+        """
+
+    def next_level(self, steps: int = 1) -> Level:
+        """Return the record of the level ``steps`` below each row's, at least 0, where levels are discrete."""
+
+
+class NetworkLoss(Loss):
+    """A loss that calls the network again, at other data or levels, or that calls a teacher.
+
+    ``at.out`` is the network's output for x_t at ``at.level``, towards ``at.to`` if the network takes two times;
+    calling `LossNetwork.predict` for the same three objects costs nothing. Its variance is fixed.
+    """
+
+    @property
+    def needs_two_times(self) -> bool:
+        """True if the network has to take the time that a step goes to."""
+        return False
+
+    @property
+    def needs_pairs(self) -> bool:
+        """True if it reads ``at.to``, which a `PairSampler` draws."""
+        return False
+
+    @property
+    def teacher(self) -> str | None:
+        """What `LossNetwork.teacher` calls; None if it is not called.
+
+        "ema" is the running mean of the weights that training keeps at its first rate, "ema_0.99" the one at that rate;
+        "system" a system given to ``diffkit.train(teacher=...)``; anything else the folder of a saved one.
+        """
+        return None
+
+    @abstractmethod
+    def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:  # type: ignore[override]
+        """Return per-example terms, as `Loss` does."""
+
+
 class TimestepSampler(Part, Protocol):
     """Draws the levels of a training batch and their weights."""
 
@@ -351,6 +457,26 @@ class ContinuousTimestepSampler(TimestepSampler):
         """
 
 
+class PairSampler(TimestepSampler):
+    """Draws two levels for each row: that of the data, and one that a step goes to; needs a `NetworkLoss`.
+
+    One that inherits from `ContinuousTimestepSampler` too draws two values of log_snr.
+    """
+
+    @abstractmethod
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Turn uniforms into pairs of levels.
+
+        Args:
+            state: As returned by `init` or `update`.
+            u: Uniforms in [0, 1), (B, 2), float64.
+            num_steps: T of the training table.
+        Returns:
+            Levels t in 1..T and s in 0..t, each (B,) int64, and weights, (B,) float32, such that t has
+            ``p(t) E[w | t] T = 1``. In log_snr, (B,) float64, s >= t, and weights are 1 on average.
+        """
+
+
 class Sampler(Part, Protocol):
     """One step from noise towards data: a plan of coefficients and a pure step."""
 
@@ -379,7 +505,7 @@ class Sampler(Part, Protocol):
         """Return x one level down, and the new state; arguments are left unchanged.
 
         Args:
-            denoise: ``denoise(x, level) -> Prediction``.
+            denoise: ``denoise(x, level) -> Prediction``; ``denoise(x, t, to=s)`` for a network of two times.
             x: Data at level t, (B, C, *S), float32.
             state: As returned by `init` or the step before.
             row: Levels t and s and this step's plan coefficients, 0-d or (B,1..).
@@ -456,6 +582,15 @@ class ConditionalBackbone(Backbone):
         Labels are then needed, and checked before any work; None if the number is not known.
         """
         return None
+
+
+class TwoTimeBackbone(Backbone):
+    """A recipe that can build a network of two times, ``forward(x, time, *, time_to, **conditions)``."""
+
+    @property
+    @abstractmethod
+    def times(self) -> int:
+        """How many times the network takes: 1, or 2 with that of the level that a step goes to."""
 
 
 class ResizableBackbone(Backbone):

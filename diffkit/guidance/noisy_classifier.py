@@ -156,6 +156,7 @@ class NoisyClassifier(nn.Module):
         noise: Tensor,
         *,
         decoder_rows: int | None = None,
+        level_to: Tensor | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
@@ -165,7 +166,7 @@ class NoisyClassifier(nn.Module):
             x_start: Clean data, (B, C, *S), float32 or float64.
             level: As in `System.loss_terms`; with ``noised=False`` it is not used and level 1 is taken.
             noise: Standard normal, (B, C, *S).
-            decoder_rows: Not used: there is no decoder.
+            decoder_rows, level_to: Not used: there is no decoder, and no step.
             conditions: "y", the classes, (B,) integers; there must be no other.
         Returns:
             "loss", the cross entropy in nats; "acc1" and, if there are more than 5 classes, "acc5": 1 where the class
@@ -175,7 +176,7 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
-        check_draws(x_start, level, noise, self.parts)
+        check_draws(x_start, level, noise, self.parts, level_to)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.network if model is None else model

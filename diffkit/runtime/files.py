@@ -54,7 +54,10 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError`, naming the first differences, unless weights have a network's names and shapes."""
     own = network.state_dict()
-    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing, foreign = (
+        sorted(own.keys() - weights.keys() - _filled(network, weights)),
+        sorted(weights.keys() - own.keys()),
+    )
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     if missing or foreign or shapes:
         faults = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
@@ -64,6 +67,16 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             for k in sorted(shapes)[:1]
         ]
         raise CheckpointError(f"these weights do not fit the network: {', '.join(faults)}")
+
+
+def _filled(network: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
+    """The weights of modules that fill in their own where a network is loaded that has none of them."""
+    found: set[str] = set()
+    for prefix, module in network.named_modules():
+        if getattr(module, "fills_in_weights", False):
+            names = {f"{prefix}.{name}" for name in module.state_dict()}
+            found |= set() if names & weights.keys() else names
+    return found
 
 
 def write_atomically(path: Path, content: bytes) -> None:

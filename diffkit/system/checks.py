@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_integer
-from diffkit.protocols import Composition, Decoder
+from diffkit.protocols import Composition, Decoder, PairSampler
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.system.denoiser import as_float
 from diffkit.table import ProcessTable
@@ -53,7 +53,9 @@ def checked_data(x_start: Tensor, data_shape: tuple[int, ...], decoder: Decoder)
     return as_float(x_start)
 
 
-def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, parts: Composition) -> None:
+def check_draws(
+    x_start: Tensor, level: Tensor, noise: Tensor, parts: Composition, level_to: Tensor | None = None
+) -> None:
     """Raise `OptionError` unless there is one level and one noise for each example, and every level is in 1..T.
 
     The range is checked on the CPU only and outside of tracing, where that needs no synchronization.
@@ -63,6 +65,12 @@ def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, parts: Compositio
         raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
     if noise.shape != x_start.shape:
         raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
+    if isinstance(parts.timesteps, PairSampler):
+        check_tensors(level_to=level_to)
+        if level_to is None or level_to.shape != level.shape:
+            raise OptionError(f"level_to must have shape {tuple(level.shape)}, as level")
+    elif level_to is not None:
+        raise OptionError(f"{parts.label('timesteps')} draws one level for each example; leave level_to out")
     num_steps = parts.table.num_steps
     if level.is_floating_point() and not parts.continuous_time:
         raise OptionError(

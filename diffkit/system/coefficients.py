@@ -232,10 +232,23 @@ def level_coefficients(parts: Composition, table: ProcessTable) -> dict[str, F64
     """
     mean = scalings_in_use(parts, table)
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
+    if parts.times != 1:  # a network of two times is also given that of level 0
+        columns["time"] = np.concatenate([[clean_time(parts)], table.time[1:]])
     columns |= _owned(VARIANCE, parts.var.columns(table), table)
     for i, guidance in enumerate(parts.guidance):
         columns |= _owned(guidance_owner(i), guidance.columns(table), table)
     return columns
+
+
+def clean_time(parts: Composition) -> float:
+    """Return the time of level 0: the schedule's own, or one step of the training table before that of level 1."""
+    path, time = continuous_path(parts), parts.table.time
+    if path is not None:
+        clean = float(path.level(torch.tensor(np.inf, dtype=torch.float64))[1])
+        if np.isfinite(clean):
+            return clean
+    step = time[2] - time[1] if len(time) > 2 else 1.0
+    return float(time[1] - step)
 
 
 def node_coefficients(

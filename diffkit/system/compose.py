@@ -26,7 +26,16 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
-from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
+from diffkit.protocols import (
+    Composition,
+    ConditionalBackbone,
+    ContinuousSchedule,
+    Decoder,
+    NetworkLoss,
+    PairSampler,
+    ResizableBackbone,
+    TwoTimeBackbone,
+)
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -45,6 +54,10 @@ from diffkit.tensors import precision_of
 
 MOST_VALUES = 2**31
 """Largest number of values of an example: 8 GiB of float32."""
+
+
+_OF_NETWORK = {"time_argument": None, "time_to_argument": None, "null_conditions": None}
+"""Arguments that are of a network, and not passed on to another one."""
 
 
 class _Default(int):
@@ -68,6 +81,7 @@ def compose(
     bins: int | Mapping[str, Any] | None = _Default(256),
     decoder: Slot = None,
     time_argument: str | None = None,
+    time_to_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
@@ -97,6 +111,7 @@ def compose(
             the decoder "binned". None is continuous data, unbounded.
         decoder: Likelihood of data at the last step, in place of ``bins``.
         time_argument: Name of a foreign network's time argument; second positional by default.
+        time_to_argument: Name of the second time of a foreign network that takes two: that of the level a step goes to.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
             tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
             condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
@@ -126,6 +141,7 @@ def compose(
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
         sampling=plain_sampling(sampling),
+        time_to_argument=time_to_argument,
         **likelihood,
     )
     nulls, classes = _conditions_of(recipe, settings, network_name)
@@ -137,10 +153,11 @@ def compose(
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
+        times=_times(recipe, time_to_argument),
     )
     _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
-    network = _build(recipe, parts, place, time_argument)
+    network = _build(recipe, parts, place, time_argument, time_to_argument)
     return System(parts, settings, network)
 
 
@@ -162,6 +179,15 @@ def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[
         if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
             raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
     return nulls_of(owner, own), classes
+
+
+def _times(recipe: Any, time_to_argument: str | None) -> int | None:
+    """How many times the network takes; None without a network."""
+    if isinstance(recipe, nn.Module):
+        return 1 if time_to_argument is None else 2
+    if recipe is None:
+        return None
+    return recipe.times if isinstance(recipe, TwoTimeBackbone) else 1
 
 
 def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
@@ -210,7 +236,7 @@ def recompose(system: System, **changes: Any) -> System:
         if changed_decoder or unused:
             del arguments[name]
     if "backbone" in changes:
-        return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
+        return compose(**arguments | _OF_NETWORK | changes)
     network, recipe = system.network, system.parts.backbone
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
@@ -332,7 +358,33 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous levels",
             fix=[{"loss": "simple"}, {"timesteps": "uniform"}],
         )
+    yield from _network_problems(parts)
     yield from _mean_problems(parts)
+
+
+def _network_problems(parts: Composition) -> Iterator[str]:
+    """Report what a loss that calls the network again does not get, and pairs of levels that nothing reads."""
+    loss, pairs = parts.loss, isinstance(parts.timesteps, PairSampler)
+    if not isinstance(loss, NetworkLoss):
+        if pairs:
+            yield problem(
+                f"{parts.label('timesteps')} draws pairs of levels, but {parts.label('loss')} reads one",
+                fix={"timesteps": "uniform"},
+            )
+        return
+    if loss.needs_pairs and not pairs:
+        yield (
+            f"{parts.label('loss')} needs pairs of levels, but {parts.label('timesteps')} draws one for each example; "
+            "use a timestep sampler that is a PairSampler"
+        )
+    if loss.needs_two_times and parts.times == 1:
+        own = parts.backbone is None
+        option = isinstance(parts.backbone, TwoTimeBackbone)
+        yield problem(
+            f"{parts.label('loss')} needs a network of two times, but {parts.label('backbone')} takes one"
+            + ("" if option or own else "; use one that has two, such as 'unet' with times=2"),
+            fix={"time_to_argument": "time_to"} if own else {"times": 2} if option else (),
+        )
 
 
 def _mean_problems(parts: Composition) -> Iterator[str]:
@@ -351,7 +403,13 @@ def _mean_problems(parts: Composition) -> Iterator[str]:
         )
 
 
-def _build(recipe: Any, parts: Composition, device: torch.device | None, time_argument: str | None) -> nn.Module | None:
+def _build(
+    recipe: Any,
+    parts: Composition,
+    device: torch.device | None,
+    time_argument: str | None,
+    time_to_argument: str | None,
+) -> nn.Module | None:
     channels = parts.out_channels
     if recipe is None:
         return None
@@ -359,11 +417,14 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
         network = recipe if device is None else recipe.to(device)
         if time_argument is None:
             check_takes_time(network)
-        wrapped = network if time_argument is None else NamedTime(network, time_argument)
+        named = time_argument is not None or time_to_argument is not None
+        wrapped = NamedTime(network, time_argument, time_to_argument) if named else network
         _check_foreign(wrapped, parts, channels)
         return wrapped
     if time_argument is not None:
         raise OptionError("time_argument is for a network of your own; registered backbones take time second")
+    if time_to_argument is not None:
+        raise OptionError("time_to_argument is for a network of your own; built-in backbones have the option times=2")
     try:
         with bounded(device), device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)

@@ -35,6 +35,7 @@ def call_network(
     scales_input: bool,
     conditions: Conditions,
     precision: torch.dtype | None,
+    to: Level | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Call a network and split its channels; arguments as the attributes of `Denoiser`.
 
@@ -43,6 +44,7 @@ def call_network(
         level: The level of x.
         precision: The network's dtype, from `precision_of`; x and floating-point conditions are cast to it, and time
             to ``torch.promote_types(precision, float32)``. None casts nothing.
+        to: The level that a step goes to, for a network of two times; None for a network of one.
     Returns:
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
@@ -59,7 +61,11 @@ def call_network(
             scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
         if conditions:
             conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
-    out, extra = model(scaled, time, **conditions), var.extra_outputs
+    if to is None:
+        out = model(scaled, time, **conditions)
+    else:
+        out = model(scaled, time, time_to=to.time.expand(batch).to(time.dtype), **conditions)
+    extra = var.extra_outputs
     if not isinstance(out, Tensor):
         raise OptionError(not_a_tensor(out))
     if out.dtype != x.dtype:  # a call of `to` without effect takes half as long as an operation
@@ -110,6 +116,7 @@ class Denoiser:
         clip: Clip the estimate of x_start to [-1, 1].
         guidance: Guidance, nearest to the network first.
         acting: Whether each guidance is active; its own conditions are withheld from the network in either case.
+        times: How many times the network takes; None if that is unknown, and then it gets what the sampler gives.
     """
 
     model: Model
@@ -120,6 +127,7 @@ class Denoiser:
     clip: bool = False
     guidance: tuple[Guidance, ...] = ()
     acting: tuple[bool, ...] = field()
+    times: int | None = 1
     _hidden: frozenset[str] = field(init=False, repr=False)
     _guided: bool = field(init=False, repr=False)
     _own: Conditions = field(init=False, repr=False)
@@ -145,12 +153,14 @@ class Denoiser:
     def _find_precision(self) -> torch.dtype | None:
         return precision_of(self.model)
 
-    def __call__(self, x: Tensor, level: Level) -> Prediction:
-        """Return the processed estimate of x_start, and the log-variance of the reverse step."""
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        """Return the processed estimate of x_start, and the log-variance of the reverse step; see `Denoise`."""
+        if self.times != 1 or to is not None:
+            to = end_of_step(self.times, level, to)
         if self._guided:
-            x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
+            x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance), to)
         else:
-            arguments = (self.model, x, level, self.var, self.scales_input, self._own, self._precision)
+            arguments = (self.model, x, level, self.var, self.scales_input, self._own, self._precision, to)
             out, raw = call_network(*arguments)
             x_start, shift = decode(out, x, level), None
         if self.transform is not None:
@@ -167,20 +177,40 @@ class Denoiser:
                 prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
         return prediction
 
-    def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
+    def _evaluate(
+        self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int, to: Level | None = None
+    ) -> Estimate:
         """Denoise: the estimate of the network with the first ``depth`` guidances applied."""
         while depth and not self.acting[depth - 1]:
             depth -= 1
         if not depth:
             conditions = _without(conditions, self._hidden)
             precision = self._precision if network is self.model else precision_of(network)
-            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision)
+            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision, to)
             return Estimate(decode(out, x, level), raw)
 
         def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
-            return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
+            return self._evaluate(x, level, conditions, network if model is None else model, depth - 1, to)
 
         return self.guidance[depth - 1].guide(evaluate, x, _as_read_by(level, depth - 1), conditions)
+
+
+def end_of_step(times: int | None, level: Level, to: Level | None) -> Level | None:
+    """Return the level whose time a network gets as its second one; None for a network of one time.
+
+    Args:
+        times: How many times the network takes; None if that is unknown.
+        level: The level of the data, where a step of a network of two times ends by default.
+        to: The level that a step goes to, or None.
+    Raises:
+        OptionError: There is such a level, but the network takes one time.
+    """
+    if times == 1 and to is not None:
+        raise OptionError(
+            "this step gives the network the time that it goes to, but the network takes one time; compose with a "
+            "backbone that has times=2, or give time_to_argument= for a network of your own"
+        )
+    return level if times == 2 and to is None else to
 
 
 def _without(conditions: Conditions, hidden: frozenset[str]) -> Conditions:

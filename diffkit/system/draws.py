@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.protocols import Composition, Model, State
+from diffkit.protocols import Composition, Model, PairSampler, State
 from diffkit.system.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.tensors import has_values
 
@@ -25,12 +25,14 @@ class Draws(NamedTuple):
         noise: Standard normal, (B, C, *S).
         drawn_level: The levels where they were drawn, if they were moved: on the host, those at level 1 are counted
             without waiting for a device.
+        level_to: Second levels, (B,), if a `PairSampler` drew them.
     """
 
     level: Tensor
     weight: Tensor
     noise: Tensor
     drawn_level: Tensor | None = None
+    level_to: Tensor | None = None
 
     @property
     def decoder_rows(self) -> int:
@@ -39,16 +41,19 @@ class Draws(NamedTuple):
 
     def to(self, device: torch.device) -> Draws:
         """Return the draws on a device; levels and weights go there together, in float64, which holds both exactly."""
-        level, weight, noise, _ = self
+        level, weight, noise, _, to = self
+        if to is not None and to.device != device:
+            return self._replace(level_to=_moved(to, device)).to(device)
         if level.device == device:
             return self._replace(weight=_moved(weight, device), noise=_moved(noise, device))
         both = _moved(torch.stack([level.double(), weight.double()]), device)
-        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), _moved(noise, device), drawn_level=level)
+        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), _moved(noise, device), level, to)
 
     def some(self, rows: slice) -> Draws:
         """Return the draws of some of the examples."""
         drawn_level = None if self.drawn_level is None else self.drawn_level[rows]
-        return Draws(self.level[rows], self.weight[rows], self.noise[rows], drawn_level)
+        to = None if self.level_to is None else self.level_to[rows]
+        return Draws(self.level[rows], self.weight[rows], self.noise[rows], drawn_level, to)
 
 
 def random_draws(
@@ -62,15 +67,16 @@ def random_draws(
         generator: Source of all randomness; the global one by default.
         state: State of the timestep sampler; its initial state by default.
     """
-    level, weight = random_levels(parts, len(x_start), generator, state)
+    level, to, weight = random_pairs(parts, len(x_start), generator, state)
     device = x_start.device if generator is None else generator.device
-    return Draws(level, weight, torch.randn(x_start.shape, generator=generator, device=device, dtype=x_start.dtype))
+    noise = torch.randn(x_start.shape, generator=generator, device=device, dtype=x_start.dtype)
+    return Draws(level, weight, noise, level_to=to)
 
 
-def random_levels(
+def random_pairs(
     parts: Composition, batch: int, generator: torch.Generator | None = None, state: State = None
-) -> tuple[Tensor, Tensor]:
-    """Return levels (B,) and weights (B,); see `System.draw_levels`."""
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return levels (B,), second levels (B,) of a `PairSampler` or None, and weights (B,)."""
     batch = check_integer("batch", batch, ge=0, le=2**31)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise OptionError(
@@ -78,10 +84,20 @@ def random_levels(
             "is one"
         )
     device = torch.device("cpu") if generator is None else generator.device
-    u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
+    shape = (batch, 2) if isinstance(parts.timesteps, PairSampler) else (batch,)
+    u = torch.rand(shape, dtype=torch.float64, generator=generator, device=device)
     if state is None:
         state = pytree.tree_map_only(Tensor, lambda held: held.to(device), parts.timesteps.init(parts.table))
-    return parts.timesteps.sample(state, u.to(_device_of(state, device)), parts.table.num_steps)
+    return _sampled(parts, state, u.to(_device_of(state, device)))
+
+
+def _sampled(parts: Composition, state: State, u: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What a timestep sampler makes of uniforms: levels, second levels or None, and weights."""
+    timesteps, num_steps = parts.timesteps, parts.table.num_steps
+    if isinstance(timesteps, PairSampler):
+        return timesteps.sample(state, u, num_steps)
+    level, weight = timesteps.sample(state, u, num_steps)
+    return level, None, weight
 
 
 def seeded_draws(
@@ -99,11 +115,14 @@ def seeded_draws(
         rows: The examples that noise is drawn for.
         device: Where it is drawn.
     """
-    u = uniforms(keys(key(seed, Purpose.LEVEL, step), batch, _device_of(state, torch.device("cpu"))))
-    level, weight = parts.timesteps.sample(state, u, parts.table.num_steps)
+    place = _device_of(state, torch.device("cpu"))
+    u = uniforms(keys(key(seed, Purpose.LEVEL, step), batch, place))
+    if isinstance(parts.timesteps, PairSampler):
+        u = torch.stack([u, uniforms(keys(key(seed, Purpose.LEVEL_TO, step), batch, place))], 1)
+    level, to, weight = _sampled(parts, state, u)
     start, stop, _ = rows.indices(batch)
     noise = normals(keys(key(seed, Purpose.NOISE, step), stop - start, device, start), parts.data_shape)
-    return Draws(level, weight, noise)
+    return Draws(level, weight, noise, level_to=to)
 
 
 def training_loss(
@@ -120,7 +139,8 @@ def training_loss(
         model, x_start, conditions: Its arguments.
         draws: For these examples, on their device.
     """
-    terms = loss_terms(model, x_start, draws.level, draws.noise, decoder_rows=draws.decoder_rows, **conditions)
+    pair = {} if draws.level_to is None else {"level_to": draws.level_to}
+    terms = loss_terms(model, x_start, draws.level, draws.noise, decoder_rows=draws.decoder_rows, **pair, **conditions)
     return terms["loss"] * draws.weight, terms
 
 

@@ -32,6 +32,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "bins": (int, dict, _NONE),
     "decoder": (dict,),
     "time_argument": (str, _NONE),
+    "time_to_argument": (str, _NONE),
     "sampling": (dict, _NONE),
 }
 

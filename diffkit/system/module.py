@@ -39,7 +39,7 @@ from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.draws import random_draws, random_levels, training_loss
+from diffkit.system.draws import random_draws, random_pairs, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
     check_guidance,
@@ -48,6 +48,7 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
+from diffkit.system.loss_network import NetworkCall
 from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
@@ -176,7 +177,8 @@ class System(nn.Module):
 
         They are on the device of its state; without a state, on that of the generator.
         """
-        return random_levels(self.parts, batch, generator, timesteps_state)
+        level, _, weight = random_pairs(self.parts, batch, generator, timesteps_state)
+        return level, weight
 
     def loss_terms(
         self,
@@ -186,6 +188,8 @@ class System(nn.Module):
         noise: Tensor,
         *,
         decoder_rows: int | None = None,
+        level_to: Tensor | None = None,
+        teacher: System | NetworkCall | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
@@ -197,6 +201,8 @@ class System(nn.Module):
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
+            level_to: Second levels, with a `PairSampler`: 0..level, (B,) int64, or log_snr.
+            teacher: The teacher of a `NetworkLoss`, in eval mode; by default the network itself, in eval mode.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -204,11 +210,13 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
-        check_draws(x_start, level, noise, self.parts)
+        check_draws(x_start, level, noise, self.parts, level_to)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
-        return self.objective.terms(network, x_start, level, noise, rows, conditions)
+        if isinstance(teacher, System):
+            teacher = NetworkCall(teacher._model(None), teacher.parts, teacher.objective.scales_input, {})
+        return self.objective.terms(network, x_start, level, noise, rows, conditions, level_to, teacher)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -452,7 +460,8 @@ class System(nn.Module):
         scales = self.objective.scales_input
         with torch.inference_mode(False):
             conditions = ordinary(conditions)
-        return Denoiser(network, parts.var, scales, conditions, transform, self._clips(clip), parts.guidance)
+        clips, times = self._clips(clip), parts.times
+        return Denoiser(network, parts.var, scales, conditions, transform, clips, parts.guidance, times=times)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.errors import CompositionError, ProtocolError
 from diffkit.gaussian import mixed
-from diffkit.protocols import Composition, ContinuousSchedule, Decoder, Level, LossInputs, Model, Transition
+from diffkit.protocols import (
+    Composition,
+    ContinuousSchedule,
+    Decoder,
+    Level,
+    LossInputs,
+    Model,
+    NetworkLoss,
+    PairSampler,
+    Transition,
+)
 from diffkit.system.coefficients import (
+    BARE,
+    LEVEL,
     CoefficientTable,
+    clean_time,
     level_coefficients,
     target_coefficients,
     transition_coefficients,
 )
-from diffkit.system.denoiser import call_network
+from diffkit.system.denoiser import call_network, end_of_step
+from diffkit.system.loss_network import BoundNetwork, NetworkCall, teacher_of
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
 from diffkit.tensors import precision_of
@@ -54,6 +69,7 @@ class Objective:
     columns: CoefficientTable
     scales_input: bool
     target: str
+    _rates: CoefficientTable = field(init=False, repr=False)
 
     @classmethod
     @computing("the training loss")
@@ -77,11 +93,16 @@ class Objective:
         noise: Tensor,
         decoder_rows: int,
         conditions: Mapping[str, Any],
+        level_to: Tensor | None = None,
+        teacher: NetworkCall | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
+        parts = self.parts
         at, transition, cols, mix = self._read(level, x_start)
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
-        out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions, precision_of(model))
+        to = None if level_to is None else self.record(level_to, x_start)
+        end = None if parts.times == 1 else end_of_step(parts.times, at, to)
+        out, raw = call_network(model, x_t, at, parts.var, self.scales_input, conditions, precision_of(model), end)
         log_variance = None if at.coefficients is None else self.parts.var.log_variance(raw, at.coefficients)
         inputs = LossInputs(
             x_start=x_start,
@@ -96,12 +117,57 @@ class Objective:
             num_steps=self.parts.table.num_steps,
             decoder=self.decoder,
             decoder_rows=decoder_rows,
+            to=to,
         )
-        return _checked(self.parts.loss(inputs), x_start.shape[0], self.parts.label("loss"))
+        if isinstance(parts.loss, NetworkLoss):
+            call = NetworkCall(model, parts, self.scales_input, conditions)
+            found = parts.loss(inputs, self._network(call, inputs, level, level_to, teacher))
+        else:
+            found = parts.loss(inputs)
+        return _checked(found, x_start.shape[0], parts.label("loss"))
+
+    def _network(
+        self, call: NetworkCall, inputs: LossInputs, t: Tensor, s: Tensor | None, teacher: NetworkCall | None
+    ) -> BoundNetwork:
+        """The network as a `NetworkLoss` calls it."""
+        x = inputs.x_start
+        teacher = call if teacher is None else attrs.evolve(teacher, conditions=call.conditions)
+        ask = teacher_of(teacher, self.parts)
+        return BoundNetwork(
+            call, ask, inputs, t, s, level_at=lambda k: self.record(k, x), rate_at=lambda k: self.rate(k, x)
+        )
 
     def level(self, level: Tensor, x: Tensor) -> Level:
         """Return the `Level` of levels (B,), as `terms` takes them, broadcastable to x (B, C, *S)."""
         return self._read(level, x)[0]
+
+    def rate(self, level: Tensor, x: Tensor) -> Level:
+        """Return the derivative of `level` with respect to time, of the same shapes."""
+        if not self.parts.continuous_time:
+            rows = self._rates.on(x.device, x.dtype)[level]
+            return self._rates.level(rows, x.ndim, "rate")
+        log_snr = level.double()
+        _, rates = torch.func.jvp(self._columns_at, (log_snr,), (torch.ones_like(log_snr),))
+        by_time = [rate / rates[-1] for rate in rates]
+        return _level_of([torch.where(rate.isfinite(), rate, 0.0) for rate in by_time], x)
+
+    def record(self, level: Tensor, x: Tensor) -> Level:
+        """Return the `Level` of levels (B,) among which clean data may be: level 0, or an infinite log_snr."""
+        found = self.level(level, x)
+        if not self.parts.continuous_time:
+            return found
+        return found._replace(time=torch.where(level == math.inf, clean_time(self.parts), found.time))
+
+    @_rates.default
+    def _find_rates(self) -> CoefficientTable:
+        """Columns of the derivatives of levels 0..T by differences along the table; computed when they are read."""
+        level, edges = self.columns.blocks["level"], 2 if self.parts.table.num_steps > 1 else 1
+        rates: dict[str, np.ndarray] = {}
+        with np.errstate(all="ignore"):
+            for name in LEVEL if isinstance(self.parts.loss, NetworkLoss) else ():
+                found = np.gradient(level[name], level["time"], edge_order=edges)
+                rates[name] = np.where(np.isfinite(found), found, 0.0)
+        return CoefficientTable({"rate": rates | {BARE: np.zeros(self.parts.table.num_steps + 1)}})
 
     def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
         if self.target == "noise":
@@ -125,20 +191,28 @@ class Objective:
 
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
         """Level and target coefficients at any log_snr, computed in float64 and then cast; there is no transition."""
-        log_snr = log_snr.double()
+        found = self._columns_at(log_snr.double())
+        alpha, sigma, _, c_skip, c_out, _, _ = found
+        p, q = (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out
+        return _level_of(found, x), (_spread(p, x), _spread(q, x))
+
+    def _columns_at(self, log_snr: Tensor) -> tuple[Tensor, ...]:
+        """The columns of `LEVEL` at any log_snr, (B,) float64 each."""
         path = self.parts.schedule
         assert isinstance(path, ContinuousSchedule), "composition refuses continuous levels of another schedule"
         total_std, time = path.level(log_snr)
         at = Coefs(total_std * log_snr.sigmoid().sqrt(), total_std * (-log_snr).sigmoid().sqrt(), log_snr)
-        c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
-        p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out
+        return (*at, *self.parts.mean.scalings(at, None), time)
 
-        def spread(value: Tensor) -> Tensor:
-            return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
-        alpha, sigma, at_log_snr, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
-        level = Level(alpha, sigma, at_log_snr, skip, out, scale_in, time.to(x.dtype), coefficients=None)
-        return level, (spread(p), spread(q))
+def _level_of(columns: Sequence[Tensor], x: Tensor) -> Level:
+    """A `Level` of the columns of `LEVEL`, broadcastable to x."""
+    *scales, time = columns
+    return Level(*[_spread(scale, x) for scale in scales], time.to(x.dtype), coefficients=None)
+
+
+def _spread(value: Tensor, x: Tensor) -> Tensor:
+    return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
@@ -174,7 +248,8 @@ def _check_finite(objective: Objective) -> None:
     out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
     try:
         with torch.no_grad():
-            terms = objective.terms(lambda *_: out, values, level, torch.ones_like(values), len(rows), {})
+            to = level if isinstance(parts.timesteps, PairSampler) else None
+            terms = objective.terms(lambda *_: out, values, level, torch.ones_like(values), len(rows), {}, to)
         bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
     except Exception:
         return

@@ -108,8 +108,10 @@ class SamplingJob:
         """Return the network and its processing for some of the examples; all by default."""
         conditions = self.conditions if rows is None else rows_of(self.conditions, rows)
         scales = self.objective.scales_input
-        guidance = self.parts.guidance
-        return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
+        parts, transform = self.parts, self.transform
+        return Denoiser(
+            self.model, parts.var, scales, conditions, transform, self.clip, parts.guidance, times=parts.times
+        )
 
     def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
         """Return a denoiser for each step of a program, without the guidance that is inactive in that step."""

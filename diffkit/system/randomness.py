@@ -67,6 +67,7 @@ class Purpose(IntEnum):
     FLIP = 6
     DATA = 7
     VALIDATION = 8
+    LEVEL_TO = 9
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

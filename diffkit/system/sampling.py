@@ -266,11 +266,11 @@ class _Recorder:
 
     last: Prediction
 
-    def __init__(self, denoise: Callable[[Tensor, Level], Prediction]):
+    def __init__(self, denoise: Denoise):
         self._denoise = denoise
 
-    def __call__(self, x: Tensor, level: Level) -> Prediction:
-        self.last = self._denoise(x, level)
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        self.last = self._denoise(x, level) if to is None else self._denoise(x, level, to)
         return self.last
 
 

@@ -60,7 +60,7 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
         found["decoder"] = part_spec("decoder", values.pop("decoder"))
     if isinstance(settings.train_spacing, LevelSpacing):
         found["train_spacing"] = part_spec("spacing", values.pop("train_spacing"))
-    for name in ("null_conditions", "sampling"):  # older specs do not have them
+    for name in ("null_conditions", "sampling", "time_to_argument"):  # older specs do not have them
         if values[name] is None:
             del values[name]
     return written("the system", values) | found

@@ -38,6 +38,7 @@ class Settings:
     null_conditions: Mapping[str, Any] | None = None
     sampling: Mapping[str, Any] | None = None
     decoder: Decoder | None = None
+    time_to_argument: str | None = None
 
 
 def plain_spacing(name: str, spacing: Spacing) -> Spacing:

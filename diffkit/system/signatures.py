@@ -24,6 +24,9 @@ _TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
 """Names that networks use for their time argument."""
 
+_TIME_TO = "time_to"
+"""Keyword by which a network of two times gets the second one."""
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _NEAR = 0.85
@@ -31,11 +34,26 @@ _NEAR = 0.85
 
 
 class NamedTime(nn.Module):
-    """A foreign network whose time argument is passed by name."""
+    """A foreign network whose time argument is passed by name.
 
-    def __init__(self, network: nn.Module, argument: str):
+    Args:
+        network: The network.
+        argument: Name of its time; None for its second argument.
+        argument_to: Name of the second time of a network that takes two; None for one that takes one.
+    """
+
+    def __init__(self, network: nn.Module, argument: str | None, argument_to: str | None = None):
         super().__init__()
         parameters = _signature(network.forward).parameters
+        if argument is None:
+            argument = [*parameters][1]  # `check_takes_time` found one
+        if argument_to is not None:
+            keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+            if argument_to == argument or not (argument_to in parameters or keywords):
+                raise OptionError(
+                    f"{type(network).__name__}.forward has no argument {argument_to!r} for the time that a step goes "
+                    f"to (arguments: {', '.join(parameters)})"
+                )
         keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         found = parameters.get(argument) if isinstance(argument, str) else None
         if found is None and not (keywords and isinstance(argument, str)):
@@ -51,13 +69,15 @@ class NamedTime(nn.Module):
         if list(parameters) == [argument]:
             raise OptionError(f"{type(network).__name__}.forward takes {argument!r} alone; it must take data and time")
         self.network = network
-        self.argument = argument
+        self.argument, self.argument_to = argument, argument_to
         names = list(parameters)
         self.data = names[1] if len(names) > 1 and names[0] == argument else None
 
-    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, *, time_to: Tensor | None = None, **conditions: Any) -> Tensor:
         """Return the network's output."""
         named = {self.argument: time}
+        if self.argument_to is not None:
+            named[self.argument_to] = time if time_to is None else time_to
         out: Tensor
         if self.data is None:
             out = self.network(x, **named, **conditions)
@@ -152,7 +172,7 @@ def _taken(model: Callable[..., Any]) -> _Taken | None:
     try:
         if isinstance(model, NamedTime):
             found = _read(model.network.forward, 1)
-            own = {model.argument, model.data}
+            own = {model.argument, model.argument_to, model.data}
             needed = tuple(name for name in found.needed if name not in own)
             return _Taken(found.names - own, found.anything, needed)
         if isinstance(model, nn.Module) and _has_plain_forward(model):
@@ -184,6 +204,7 @@ def _read(function: Callable[..., Any], skip: int) -> _Taken:
     """Names of a function's arguments after the first ones, which are the data and the time."""
     parameters = list(_signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
+    positional.append(_TIME_TO)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in positional]
     return _Taken(
         frozenset(p.name for p in named),

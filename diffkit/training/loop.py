@@ -25,6 +25,7 @@ from diffkit.runtime.distributed import Ranks, is_lost_process
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import bar
 from diffkit.runtime.run_layout import CHECKPOINTS, step_name
+from diffkit.system.module import System
 from diffkit.system.saving import renew
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
@@ -43,6 +44,7 @@ from diffkit.training.preflight import AcceptedLabels, check_training, examples_
 from diffkit.training.reading_errors import worker_died_error
 from diffkit.training.run_hooks import NamedHook, RunHooks, choose_hooks
 from diffkit.training.signals import StopSignals
+from diffkit.training.teacher import find_teacher, teacher_record
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 from diffkit.training.validation import HeldOutData, check_held_out
@@ -63,6 +65,7 @@ def train(
     progress: bool = True,
     hooks: Slot = (),
     track: Sequence[str | Tracker] = (),
+    teacher: System | str | Path | None = None,
     **options: Unpack[TrainOptions],
 ) -> T:
     """Train a system, or resume its run, and return it with its averaged weights, ready to sample.
@@ -90,6 +93,7 @@ def train(
         hooks: What runs beside the updates, such as "early_stopping", ("gradient_norms", {"depth": 1}), any
             `diffkit.training.Hook`, or a list of these.
         track: Trackers to report to: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
+        teacher: The system that a loss learns from, or its folder, if the loss has ``teacher="system"``.
         options: Fields of `TrainConfig`.
     Returns:
         The system, with the running mean of the first EMA rate as its weights, in evaluation mode.
@@ -109,7 +113,8 @@ def train(
         check_optimizer(system.network, config)
     found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
     config = config.for_examples(len(found))
-    spec = system.spec()
+    spec, learns_from = system.spec(), find_teacher(system, config, teacher)
+    spec |= teacher_record(learns_from, system, teacher)
     check_training(system, spec, found, config)
     if held_out is not None:
         held_out = match_classes(held_out, found.classes, whose="the data", what="val")
@@ -128,7 +133,9 @@ def train(
 
         folder, lock = engine.ranks.rank_zero(begin)
         engine.ranks.all_ranks(lambda: _check_shared(folder, lock))
-        return _Training(system, spec, found, config, engine, folder, locks, progress, chosen, held_out, begun).run()
+        return _Training(
+            system, spec, found, config, engine, folder, locks, progress, chosen, held_out, begun, learns_from
+        ).run()
 
 
 def _check_same_arguments(
@@ -173,6 +180,7 @@ class _Training(Generic[T]):
         hooks: Sequence[NamedHook],
         val: Data | None,
         begun: float,
+        teacher: System | None,
     ):
         assert system.network is not None
         self.network = system.network
@@ -181,7 +189,7 @@ class _Training(Generic[T]):
         self.is_rank_zero = engine.ranks.rank == 0
         self.progress = progress and self.is_rank_zero
         self.checkpoints = folder / CHECKPOINTS
-        self.trainer = Trainer(system, self.network, config, engine)
+        self.trainer = Trainer(system, self.network, config, engine, teacher)
         self.held_out = HeldOutData(val, self.trainer)
         rank, has_val = self.ranks.rank, val is not None
         facts = HookFacts(

@@ -53,6 +53,7 @@ class Trainable(Protocol):
         noise: Tensor,
         *,
         decoder_rows: int | None = None,
+        level_to: Tensor | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return "loss" and metrics, each (B,), given all randomness; see `System.loss_terms`."""

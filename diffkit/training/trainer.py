@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.draws import Draws, seeded_draws, training_loss
+from diffkit.system.loss_network import NetworkCall
+from diffkit.system.module import System
 from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
 from diffkit.training.buffers import Buffers
 from diffkit.training.checkpoint import Files
@@ -30,6 +34,7 @@ from diffkit.training.optimizer_state import OptimizerState
 from diffkit.training.precision import in_precision
 from diffkit.training.preflight import bins_of
 from diffkit.training.state_check import check_checkpoint_state
+from diffkit.training.teacher import RunningMean, WholeLoss, is_running_mean, network_loss, teacher_call
 from diffkit.training.trainable import Trainable
 from diffkit.training.without_dynamo import without_dynamo
 
@@ -53,14 +58,27 @@ class Trainer:
             error in the middle of a change, and within `averaged`.
     """
 
-    def __init__(self, system: Trainable, network: nn.Module, config: TrainConfig, engine: Engine):
+    def __init__(
+        self,
+        system: Trainable,
+        network: nn.Module,
+        config: TrainConfig,
+        engine: Engine,
+        teacher: System | None = None,
+    ):
         self.config, self.engine, self.bins = config, engine, bins_of(system)
         self.null = {name: mapped(self._moved, value) for name, value in (system.parts.null_conditions or {}).items()}
-        self.network = engine.prepare(network)
+        loss = network_loss(system)
+        wants_mean = loss is not None and is_running_mean(loss.teacher)
+        copied = engine.prepare(copy.deepcopy(network)) if wants_mean else None
+        self.network = engine.prepare(network)  # after the copy: it is the module that the engine remembers
         self.system = system.with_network(self.network)
         if config.compile:
             self.network.compile()
-        self.train_model = in_precision(engine.wrap(self.network), config.precision, engine.device)
+        # a loss that calls the network several times is one call of the module that exchanges gradients
+        self.whole = None if loss is None else engine.wrap(WholeLoss(self.network))
+        trained = engine.wrap(self.network) if self.whole is None else self.network
+        self.train_model = in_precision(trained, config.precision, engine.device)
         self.eval_model = in_precision(self.network, config.precision, engine.device)
         with without_dynamo():
             self.optimizer = engine.optimizer(self.network, config)
@@ -69,6 +87,16 @@ class Trainer:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
+        self.mean: RunningMean | None = None
+        self.teacher: NetworkCall | None = None
+        if teacher is not None and teacher.network is not None:
+            self.teacher = teacher_call(teacher.network, teacher, config, engine.device)
+        elif copied is not None and loss is not None and isinstance(system, System):
+            label = self.ema.labels[0] if loss.teacher == "ema" else str(loss.teacher)
+            self.mean = RunningMean(copied, self.network, self.ema, label)
+            self.teacher = teacher_call(copied, system, config, engine.device)
+        own = self.system.loss_terms
+        self.loss_terms = own if self.teacher is None else partial(own, teacher=self.teacher)
         self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = MetricsWindow()
@@ -100,6 +128,8 @@ class Trainer:
             )
         draws = draws.to(self.engine.device)
         mine = draws.some(rows)._replace(noise=draws.noise)
+        if self.mean is not None:
+            self.mean.renew()
         pieces = []
         for part in _microbatch_slices(len(x), config.microbatch):
             self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
@@ -121,7 +151,11 @@ class Trainer:
 
     def _loss(self, x: Tensor, draws: Draws, conditions: Mapping[str, Any]) -> dict[str, Tensor]:
         """Add the gradients of some rows' share of the batch's mean loss; return their terms without gradients."""
-        loss, terms = training_loss(self.system.loss_terms, self.train_model, x, draws, conditions)
+        arguments = (self.loss_terms, self.train_model, x, draws, conditions)
+        if self.whole is None:
+            loss, terms = training_loss(*arguments)
+        else:
+            loss, terms = self.whole(partial(training_loss, *arguments))
         self.engine.backward(self.scale.scale_loss(loss.sum() / self.config.batch_size))
         return {name: value.detach() for name, value in terms.items()}
 

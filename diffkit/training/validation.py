@@ -13,7 +13,7 @@ from diffkit.data.base import Data, scale_images
 from diffkit.data.loading import as_data
 from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
-from diffkit.protocols import Model
+from diffkit.protocols import Model, PairSampler
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
@@ -27,6 +27,8 @@ from diffkit.training.trainer import Trainer
 
 _GOLDEN = (5**0.5 - 1) / 2
 """The golden ratio less 1: the first n of its multiples, modulo 1, are spread evenly for any n."""
+_SECOND = 2**0.5 - 1
+"""Another number of that kind, for the second of a pair of levels."""
 
 
 @torch.no_grad()
@@ -82,6 +84,7 @@ class HeldOutData:
         each = config.microbatch or config.batch_size
         with trainer.averaged():
             validation = _ValidationPass(trainer.system, self.data, trainer.eval_model, trainer.engine, seed=0)
+            validation.loss_terms = trainer.loss_terms
             found = validation.means(min(config.batch_size, each * trainer.engine.ranks.size))
         return {f"val_{name}": value for name, value in found.items()}
 
@@ -108,6 +111,7 @@ class _ValidationPass:
     def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
         self.system, self.data, self.model, self.engine, self.seed = system, data, model, engine, seed
         self.classes = AcceptedLabels.of(system.parts)
+        self.loss_terms = system.loss_terms
 
     def means(self, batch_size: int) -> dict[str, float | None]:
         """Return the means over the data, from ``batch_size`` examples at a time."""
@@ -115,8 +119,8 @@ class _ValidationPass:
         sums, names = torch.zeros((), device=device), list[str]()
         for start in range(0, len(self.data), batch_size):
             size = min(batch_size, len(self.data) - start)
-            level, weight = self._levels(np.arange(start, start + size))
-            terms = self._terms(start, size, level)
+            level, to, weight = self._levels(np.arange(start, start + size))
+            terms = self._terms(start, size, level, to)
             sums = sums + quartile_sums(terms, level, weight, self.system.num_steps)
             names = list(terms)
         window = MetricsWindow()
@@ -125,17 +129,22 @@ class _ValidationPass:
         del means["grad_norm"]
         return means
 
-    def _levels(self, rows: Any) -> tuple[Tensor, Tensor]:
-        """Return levels of examples, and their weights, on the device."""
+    def _levels(self, rows: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return levels of examples, second ones of a `PairSampler` or None, and weights, on the device."""
         spread, system, device = (rows + 0.5) * _GOLDEN % 1, self.system, self.engine.device
+        if isinstance(system.parts.timesteps, PairSampler):
+            pairs = torch.from_numpy(np.stack([spread, (rows + 0.5) * _SECOND % 1], 1))
+            fresh = system.parts.timesteps.init(system.table)
+            level, to, weight = system.parts.timesteps.sample(fresh, pairs, system.num_steps)
+            return level.to(device), to.to(device), weight.to(device)
         if not system.parts.continuous_time:
             level = torch.from_numpy((spread * system.num_steps).astype(np.int64) + 1).to(device)
-            return level, torch.ones(len(rows), device=device)
+            return level, None, torch.ones(len(rows), device=device)
         fresh = system.parts.timesteps.init(system.table)
         level, weight = system.parts.timesteps.sample(fresh, torch.from_numpy(spread), system.num_steps)
-        return level.to(device), weight.to(device)
+        return level.to(device), None, weight.to(device)
 
-    def _terms(self, start: int, size: int, level: Tensor) -> dict[str, Tensor]:
+    def _terms(self, start: int, size: int, level: Tensor, to: Tensor | None) -> dict[str, Tensor]:
         """Return the loss terms of consecutive examples, (size,) each.
 
         A process without examples evaluates one, as FSDP2 requires that every process calls the network.
@@ -152,5 +161,6 @@ class _ValidationPass:
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
-        terms = self.system.loss_terms(self.model, x, here, noise, **conditions)
+        pair = {} if to is None else {"level_to": to[mine.start : mine.start + count]}
+        terms = self.loss_terms(self.model, x, here, noise, **pair, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

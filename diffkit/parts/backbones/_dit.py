@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import attend, run
-from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
+from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
 
 _TIME_COLUMNS = 256  # width of the sinusoidal embedding, for every hidden width (DiT paper, section 4)
 _EMBEDDING_STD = 0.02  # of the normal initial values of label and time embeddings, ViT's choice
+_ZERO = ("final_layer", "r_embedder.mlp.2")
 _NORM_EPS = 1e-6  # of every layer norm, ViT's choice
 
 
@@ -125,6 +126,7 @@ class DiTNetwork(nn.Module):
         depth, width, heads, mlp_ratio: Blocks, hidden width, attention heads, inner width in units of width.
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
         checkpoint: Recompute the activations of each block in the backward pass.
+        times: How many times it takes, 1 or 2.
     """
 
     pos_embed: Tensor
@@ -141,6 +143,7 @@ class DiTNetwork(nn.Module):
         mlp_ratio: float,
         num_labels: int,
         checkpoint: bool,
+        times: int = 1,
     ):
         super().__init__()
         channels, height, breadth = data_shape
@@ -148,25 +151,29 @@ class DiTNetwork(nn.Module):
         self.patch, self.num_labels, self.checkpoint = patch, num_labels, checkpoint
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch, stride=patch)})
         self.t_embedder = nn.ModuleDict({"mlp": TimeEmbedding(_TIME_COLUMNS, width)})
+        self.r_embedder = nn.ModuleDict({"mlp": SecondTimeEmbedding(_TIME_COLUMNS, width)}) if times == 2 else None
         self.y_embedder = LabelEmbedder(num_labels, width) if num_labels else None
         self.register_buffer("pos_embed", positions(rows, columns, width)[None])
         self.blocks = nn.ModuleList(AdaLNZeroBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch * patch * out_channels)
         self._initialize()
 
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, time_to: Tensor | None = None) -> Tensor:
         """Evaluate the diffusion transformer.
 
         Args:
             x: (B, C, rows, columns), in the dtype of the weights.
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
+            time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
         Returns:
             (B, out_channels, rows, columns).
         Raises:
             OptionError: y is missing, not accepted or of the wrong shape.
         """
-        emb = add_labels(self.t_embedder["mlp"](time, x), self.y_embedder, self.num_labels, y, x)
+        second = None if self.r_embedder is None else self.r_embedder["mlp"]
+        emb = embed_times(self.t_embedder["mlp"], second, time, time_to, x)
+        emb = add_labels(emb, self.y_embedder, self.num_labels, y, x)
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             h = run(block, h, emb, recompute=self.checkpoint)
@@ -183,9 +190,9 @@ class DiTNetwork(nn.Module):
         Source: arXiv:2212.09748, section 3.2 (adaLN-zero) and 4 (the rest as in ViT).
         """
         for name, parameter in self.named_parameters():
-            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith("final_layer"):
+            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith(_ZERO):
                 nn.init.zeros_(parameter)
-            elif name.startswith(("t_embedder", "y_embedder")):
+            elif name.startswith(("t_embedder", "r_embedder", "y_embedder")):
                 nn.init.normal_(parameter, std=_EMBEDDING_STD)
             else:
                 nn.init.xavier_uniform_(parameter.detach().flatten(1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
+from diffkit.parts.backbones._blocks import zeroed
 from diffkit.tensors import has_values
 
 
@@ -20,13 +22,15 @@ def timestep_embedding(time: Tensor, width: int, max_period: float = 10_000.0) -
         width: Number of columns; if odd, the last one is zero.
         max_period: Longest period, in units of time / 2 pi.
     Returns:
-        (B, width), float32 for every dtype of the network: bfloat16 does not distinguish time 999 from 1000.
+        (B, width), float32 for every dtype of the network (bfloat16 does not distinguish time 999 from 1000), float64
+        for float64 times.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with half in place of half - 1 and cosines first,
         as in the published diffusion models.
     """
     half = width // 2
     index = torch.arange(half, dtype=torch.float32, device=time.device)
-    angles = time.float()[:, None] * torch.exp(index * (-math.log(max_period) / max(half, 1)))
+    time = time if time.dtype == torch.float64 else time.float()
+    angles = time[:, None] * torch.exp(index * (-math.log(max_period) / max(half, 1)))
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width - 2 * half))
 
 
@@ -50,6 +54,41 @@ class TimeEmbedding(nn.ModuleList):
         for layer in self:
             emb = layer(emb)
         return emb
+
+
+class SecondTimeEmbedding(TimeEmbedding):
+    """Embedding of how far a step goes, ``time - time_to``, of the networks that are built with ``times=2``.
+
+    Its last layer starts at zero, and weights of a network of one time are loaded as if they had that: the network then
+    computes what that one did.
+    """
+
+    fills_in_weights = True
+
+    def __init__(self, columns: int, width: int):
+        super().__init__(columns, width)
+        zeroed(self[2])
+        self.register_load_state_dict_pre_hook(_add_missing)
+
+
+def _add_missing(embedding: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = {f"{prefix}{name}": tensor for name, tensor in embedding.state_dict().items()}
+    if not state.keys() & own.keys():
+        state.update({name: torch.zeros_like(value) if f"{prefix}2." in name else value for name, value in own.items()})
+
+
+def embed_times(first: nn.Module, second: nn.Module | None, time: Tensor, time_to: Tensor | None, x: Tensor) -> Tensor:
+    """Return the embedding of a network's one or two times, (B, width) or (1, width).
+
+    Raises:
+        OptionError: There is a second time, but the network takes one.
+    """
+    emb: Tensor = first(time, x)
+    if second is None:
+        if time_to is not None:
+            raise OptionError("time_to was given, but the network takes one time; leave it out, or build with times=2")
+        return emb
+    return emb + second(torch.zeros_like(time) if time_to is None else time - time_to, x)
 
 
 def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor | None, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import zeroed
-from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
+from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
 
 
 class ResidualLayer(nn.Module):
@@ -34,30 +34,36 @@ class MLPNetwork(nn.Module):
         out_channels: Channels of the result.
         width, depth: Hidden width and number of residual layers.
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
+        times: How many times it takes, 1 or 2.
     """
 
-    def __init__(self, data_shape: tuple[int, ...], out_channels: int, *, width: int, depth: int, num_labels: int):
+    def __init__(
+        self, data_shape: tuple[int, ...], out_channels: int, *, width: int, depth: int, num_labels: int, times: int = 1
+    ):
         super().__init__()
         self.num_labels, self.out_shape = num_labels, (out_channels, *data_shape[1:])
         self.time_embed = TimeEmbedding(width, width)
         self.label_emb = nn.Embedding(num_labels, width) if num_labels else None
         self.first = nn.Linear(math.prod(data_shape), width)
         self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
+        self.time_to_embed = SecondTimeEmbedding(width, width) if times == 2 else None
         self.out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zeroed(nn.Linear(width, math.prod(self.out_shape))))
 
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, time_to: Tensor | None = None) -> Tensor:
         """Evaluate the perceptron.
 
         Args:
             x: (B, C, *S), in the dtype of the weights.
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
+            time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
         Returns:
             (B, out_channels, *S).
         Raises:
             OptionError: y is missing, not accepted or of the wrong shape.
         """
-        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
+        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
+        emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
         h: Tensor = self.first(x.flatten(1))
         for layer in self.layers:
             h = layer(h, emb)

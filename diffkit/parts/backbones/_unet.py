@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
-from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
+from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
 from diffkit.parts.backbones._layout import Layout
 
 _LINEAR = ("linear", "bilinear", "trilinear")
@@ -38,12 +38,16 @@ class UNetNetwork(nn.Module):
         out_channels: Channels of the result.
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
         low_res_channels: Channels of the low-resolution image; 0 for none.
+        times: How many times it takes, 1 or 2.
     """
 
-    def __init__(self, layout: Layout, out_channels: int, num_labels: int = 0, low_res_channels: int = 0):
+    def __init__(
+        self, layout: Layout, out_channels: int, num_labels: int = 0, low_res_channels: int = 0, times: int = 1
+    ):
         super().__init__()
         self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
+        self.time_to_embed = SecondTimeEmbedding(layout.channels, layout.emb_width) if times == 2 else None
         self.label_emb = nn.Embedding(num_labels, layout.emb_width) if num_labels else None
         self.input_blocks, left = down_blocks(layout)
         self.middle_block = middle_block(layout)
@@ -55,7 +59,15 @@ class UNetNetwork(nn.Module):
             zeroed(convolution(layout.axes, width, out_channels, 3, padding=1)),
         )
 
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        y: Tensor | None = None,
+        low_res: Tensor | None = None,
+        *,
+        time_to: Tensor | None = None,
+    ) -> Tensor:
         """Evaluate the U-Net.
 
         Args:
@@ -63,12 +75,14 @@ class UNetNetwork(nn.Module):
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
             low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
+            time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
         Returns:
             (B, out_channels, *S).
         Raises:
             OptionError: A condition is missing, not accepted or of the wrong shape.
         """
-        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
+        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
+        emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
         skips = self._down(self._join(x, low_res), emb)
         h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
         for block in self.output_blocks:
@@ -76,9 +90,18 @@ class UNetNetwork(nn.Module):
         out: Tensor = self.out(h)
         return out.contiguous()  # whatever memory format the layers have
 
-    def features(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Features:
+    def features(
+        self,
+        x: Tensor,
+        time: Tensor,
+        y: Tensor | None = None,
+        low_res: Tensor | None = None,
+        *,
+        time_to: Tensor | None = None,
+    ) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
-        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
+        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
+        emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
         down = self._down(self._join(x, low_res), emb)
         h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
         up = []

@@ -11,7 +11,7 @@ from diffkit.errors import Message, problem
 from diffkit.options import choice, flag, integer, number
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import refuse
-from diffkit.protocols import ConditionalBackbone
+from diffkit.protocols import ConditionalBackbone, TwoTimeBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 @registry("backbone").register("dit")
 @frozen
-class DiT(ConditionalBackbone):
+class DiT(ConditionalBackbone, TwoTimeBackbone):
     """Diffusion Transformer with adaLN-zero conditioning, for images.
 
     Data is (C, rows, columns) with any number of channels; sides are multiples of the patch and fixed once built.
@@ -46,6 +46,8 @@ class DiT(ConditionalBackbone):
         num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
         null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
+        times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
+            maps need it. Weights of a network of one time load, and compute what they did.
     Source: Peebles & Xie 2022, arXiv:2212.09748.
     Deviates: labels are never dropped inside the network; training for guidance passes index num_classes.
     """
@@ -59,6 +61,7 @@ class DiT(ConditionalBackbone):
     num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
     checkpoint: bool = flag(False)
+    times: int = integer(1, ge=1, le=2)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -93,6 +96,7 @@ class DiT(ConditionalBackbone):
             mlp_ratio=self.mlp_ratio,
             num_labels=label_count(self.num_classes, self.null_class),
             checkpoint=self.checkpoint,
+            times=self.times,
         )
 
     def _dimensions(self) -> tuple[int, int, int]:

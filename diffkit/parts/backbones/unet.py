@@ -12,7 +12,7 @@ from diffkit.errors import Message, OptionError
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import Layout, refuse
-from diffkit.protocols import ConditionalBackbone, ResizableBackbone
+from diffkit.protocols import ConditionalBackbone, ResizableBackbone, TwoTimeBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @registry("backbone").register("unet")
 @frozen
-class UNet(ConditionalBackbone, ResizableBackbone):
+class UNet(ConditionalBackbone, ResizableBackbone, TwoTimeBackbone):
     """U-Net with attention at coarse levels, as in improved-diffusion and guided-diffusion (ADM).
 
     Data has one, two or three spatial axes, of any size that the levels can halve; of three axes only the inner two
@@ -53,6 +53,8 @@ class UNet(ConditionalBackbone, ResizableBackbone):
             along with it; for super-resolution. 0 for none.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         groups: Groups of every group norm; divides every level's width. The published networks have 32.
+        times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
+            maps need it. Weights of a network of one time load, and compute what they did.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
     Deviates: attention_resolutions are sizes, never factors, and one that no level has is an error.
     """
@@ -74,6 +76,7 @@ class UNet(ConditionalBackbone, ResizableBackbone):
     low_res_channels: int = integer(0, ge=0)
     checkpoint: bool = flag(False)
     groups: int = integer(32, ge=1)
+    times: int = integer(1, ge=1, le=2)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -127,7 +130,7 @@ class UNet(ConditionalBackbone, ResizableBackbone):
         from diffkit.parts.backbones._unet import UNetNetwork
 
         num_labels = label_count(self.num_classes, self.null_class)
-        return laid_out(UNetNetwork(layout, out_channels, num_labels, self.low_res_channels))
+        return laid_out(UNetNetwork(layout, out_channels, num_labels, self.low_res_channels, self.times))
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published networks attend at 16 and 8 pixels

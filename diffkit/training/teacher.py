@@ -1,0 +1,143 @@
+"""The teacher of a loss that calls one: the running mean of the weights in training, or another system."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.errors import OptionError
+from diffkit.protocols import NetworkLoss
+from diffkit.runtime.strict_json import word
+from diffkit.system.loading import load
+from diffkit.system.loss_network import NetworkCall, teacher_problems
+from diffkit.system.module import System
+from diffkit.training.config import TrainConfig
+from diffkit.training.ema import Ema, ema_label
+from diffkit.training.precision import in_precision
+from diffkit.training.trainable import Trainable
+
+SYSTEM = "system"
+"""The teacher of a loss that is given to `diffkit.train`."""
+
+
+class WholeLoss(nn.Module):
+    """A network whose call is the whole loss, so that DDP sees one forward pass however often the loss calls it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Return what a function of the network computes."""
+        return compute()
+
+
+def network_loss(system: Trainable) -> NetworkLoss | None:
+    """Return the loss of a system if it calls the network again; None otherwise."""
+    loss = system.parts.loss
+    return loss if isinstance(system, System) and isinstance(loss, NetworkLoss) else None
+
+
+def is_running_mean(teacher: str | None) -> bool:
+    """Whether a loss's teacher is a running mean of the weights in training."""
+    return teacher is not None and (teacher == "ema" or teacher.startswith("ema_"))
+
+
+def find_teacher(system: Trainable, config: TrainConfig, given: System | str | Path | None) -> System | None:
+    """Return the system that teaches, loaded from its folder if that is what the loss names; None for running means.
+
+    Raises:
+        OptionError: The loss has no such teacher, or it does not fit the system.
+        CheckpointError, SpecError: As `diffkit.load`.
+    """
+    loss = network_loss(system)
+    wanted = None if loss is None else loss.teacher
+    label = system.parts.label("loss")
+    if is_running_mean(wanted):
+        rates = [ema_label(rate) for rate in config.ema]
+        if not rates or wanted not in ("ema", *rates):
+            known = ", ".join(rates) or "none"
+            raise OptionError(
+                f"{label} learns from the running mean {wanted!r}, which training does not compute (means: {known})",
+                fix={"ema": (0.9999,)} if wanted == "ema" else (),
+            )
+    if given is None and wanted is not None and wanted != SYSTEM and not is_running_mean(wanted):
+        given = wanted
+    if given is None:
+        if wanted == SYSTEM:
+            raise OptionError(f"{label} learns from another system; give diffkit.train teacher= a system or its folder")
+        return None
+    if wanted is None or is_running_mean(wanted):
+        what = "no teacher" if wanted is None else "its own running mean"
+        raise OptionError(f"teacher was given, but {label} learns from {what}; leave it out")
+    teacher = given if isinstance(given, System) else load(given)
+    if problems := list(teacher_problems(teacher, system.parts)):
+        raise OptionError("\n  ".join([f"the teacher of {label} does not fit:", *problems]))
+    assert teacher.network is not None
+    own = copy.deepcopy(teacher.network)  # the system in training may have this very network
+    return teacher.with_network(own.to(system.device).requires_grad_(False)).eval()
+
+
+def teacher_record(teacher: System | None, system: Trainable, given: object) -> dict[str, Any]:
+    """Return the teacher as a run's spec names it: its folder, if it was read from one, and a digest of its weights."""
+    loss = network_loss(system)
+    if teacher is None or loss is None or teacher.network is None:
+        return {}
+    path = given if isinstance(given, str | Path) else loss.teacher if given is None else None
+    return {"teacher": {"path": None if path is None else str(path), "digest": _digest(teacher.network)}}
+
+
+def _digest(network: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def teacher_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return "teacher ..., now ..." if a run's spec names another teacher than a new one."""
+    was, now = (str((spec.get("teacher") or {}).get("digest")) for spec in (old, new))
+    return [] if was == now else [f"the teacher's weights have digest {word(was[:12])}, now {word(now[:12])}"]
+
+
+class RunningMean:
+    """A network that has the running mean of the weights in training as its own, in eval mode.
+
+    Args:
+        network: A copy of the network in training, prepared by the engine.
+        like: The network in training, whose buffers it shares.
+        ema: The running means.
+        label: Which of them.
+    """
+
+    def __init__(self, network: nn.Module, like: nn.Module, ema: Ema, label: str):
+        self.network = network.requires_grad_(False).eval()
+        own = dict(network.named_parameters())
+        means = ema.means[ema.labels.index(label)]
+        self._copied: list[tuple[Tensor, Tensor]] = []
+        for name, mean in zip(ema.names, means, strict=True):
+            if type(mean) is Tensor and own[name].dtype == mean.dtype:
+                own[name].data = mean  # the same memory: an update of the mean is one of this network
+            else:
+                self._copied.append((own[name], mean))
+        for theirs, module in zip(like.modules(), network.modules(), strict=True):
+            module._buffers.update(theirs._buffers)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Take the present means, where they have memory of their own."""
+        for weight, mean in self._copied:
+            weight.copy_(mean)
+
+
+def teacher_call(network: nn.Module, system: System, config: TrainConfig, device: torch.device) -> NetworkCall:
+    """Return a teacher as `System.loss_terms` takes it, in the precision of training."""
+    model = in_precision(network, config.precision, device)
+    return NetworkCall(model, system.parts, system.objective.scales_input, {})
