@@ -25,7 +25,9 @@ from diffkit.system.coefficients import LEVEL, level_coefficients
 Number = float | Tensor
 
 _NEWTON = 40
-"""Steps of Newton's method for a quantile: bisection alone reaches 1e-12 of the bracket."""
+"""Steps of Newton's method for a quantile, at most: bisection alone reaches 1e-12 of the bracket."""
+_SMALL = 1e-9
+"""A last step of this share of the bracket: Newton's method has then converged to rounding error in the next."""
 
 
 def _tensor(value: Any) -> Tensor:
@@ -319,6 +321,8 @@ class SeparableMixtureOracle:
             step = self._newton_step(y, wanted, alpha, sigma)
             low, high = torch.where(step > 0, low, y), torch.where(step > 0, y, high)
             y = torch.where((y - step > low) & (y - step < high), y - step, (low + high) / 2)
+            if not (step.abs() > _SMALL * high).any():
+                break
         return y
 
     def _log_weights(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +77,13 @@ def grid(*times: float) -> tuple[Tensor, ...]:
     return x[:, None], *(torch.full((5,), time, dtype=torch.float64) for time in times)
 
 
-def along(path: Path, average: Callable[[Tensor, Tensor, Tensor], Tensor], x: Any, t: Tensor, s: Tensor, v: Tensor):
-    """Mean channels of an estimate ``average(x, t, s)`` and their derivative along (v, 1, 0)."""
+def slopes(path: Path, average: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, s: Tensor):
+    """Mean channels of an estimate ``average(x, t, s)``, and their derivatives by time and by x; values are separate."""
 
     def out(x: Tensor, t: Tensor) -> Tensor:
         return output(average(x, t, s), x, path(t))
 
-    return jvp(out, (x, t), (v, torch.ones_like(t)))
+    still = torch.zeros_like(x), torch.zeros_like(t)
+    found, by_time = jvp(out, (x, t), (still[0], torch.ones_like(t)))
+    _, by_x = jvp(out, (x, t), (torch.ones_like(x), still[1]))
+    return found, by_time, by_x
