@@ -15,7 +15,7 @@ from diffkit.errors import OptionError
 from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
-from diffkit.protocols import Composition, ConditionalBackbone, Decoder
+from diffkit.protocols import Composition, ConditionalBackbone, Decoder, NetworkLoss
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.kernels import kernel_name
 from diffkit.registry.resolve import Slot, resolve
@@ -26,6 +26,7 @@ from diffkit.system.coefficients import scalings
 from diffkit.system.compose import compose
 from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
+from diffkit.system.network_calls import network_calls
 from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
 
@@ -70,13 +71,16 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     """Return the weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
 
     It is measured, so that it is right for any loss: the gradient at a small error of the estimate of x_start, divided
-    by the gradient of a plain squared error.
+    by the gradient of a plain squared error. NaN for a loss that calls the network again: its error is another one.
 
     Args:
         parts: The composition.
         decoder: Log-likelihood of data at level 1.
     """
-    objective, table = Objective.of(parts, decoder), parts.table
+    table = parts.table
+    if isinstance(parts.loss, NetworkLoss):
+        return np.full(table.num_steps, np.nan)
+    objective = Objective.of(parts, decoder)
     c_out = torch.from_numpy(scalings(parts.mean, table).c_out[1:, None])
     error = 1e-3  # of x_start; small compared with every noise level, for the one loss that is not quadratic (level 1)
     mean = (error / c_out).requires_grad_()
@@ -157,6 +161,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         grid=grid,
         remarks=tuple(_remarks(system, recipe, grid, steps)),
         num_parameters=_count_parameters(system, recipe) if network else None,
+        network_calls=network_calls(system.objective),
         kernel=kernel_name(system.device),
     )
 

@@ -59,6 +59,7 @@ class Explanation:
         grid: Levels that sampling visits, ascending.
         remarks: Remarks to consider before training.
         num_parameters: Number of the network's parameters; None if it was not built.
+        network_calls: Forward passes of an update, where the loss calls the network again; else empty.
         kernel: Distribution and version whose kernel normalizes in U-Nets and classifiers here; None if torch does.
     """
 
@@ -78,6 +79,7 @@ class Explanation:
     grid: tuple[int, ...] = field(repr=False)
     remarks: tuple[str, ...]
     num_parameters: int | None = None
+    network_calls: str = ""
     kernel: str | None = None
 
     def __str__(self) -> str:
@@ -121,6 +123,8 @@ def _head(e: Explanation) -> Iterator[str]:
         yield f"network of {e.num_parameters:,} parameters"
     if e.kernel is not None:
         yield f"group norms by {e.kernel}, within rounding of torch's; DIFFKIT_PLUGINS= leaves it out"
+    if e.network_calls:
+        yield f"forward passes of an update: {e.network_calls}"
     yield f"data {'x'.join(map(str, s['data_shape']))}, {values}; {steps}; {clip}"
 
 

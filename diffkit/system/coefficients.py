@@ -251,6 +251,15 @@ def clean_time(parts: Composition) -> float:
     return float(time[1] - step)
 
 
+def rate_coefficients(level: NamedColumns) -> dict[str, F64]:
+    """Block of the derivatives of `Level` columns with respect to time, by differences of neighbours, (T+1,) each."""
+    edges = 2 if len(level["time"]) > 2 else 1
+    with np.errstate(all="ignore"):
+        rates = {name: np.gradient(level[name], level["time"], edge_order=edges) for name in LEVEL}
+    finite = {name: np.where(np.isfinite(rate), rate, 0.0) for name, rate in rates.items()}
+    return finite | {BARE: np.zeros(len(level["time"]))}
+
+
 def node_coefficients(
     parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]
 ) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:

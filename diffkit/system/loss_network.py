@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from attrs import field, frozen
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -26,26 +25,21 @@ _STEP = 10.0
 _TABLES = ("alpha_bar", "total_std", "time")
 
 
-@frozen(eq=False)
 class NetworkCall:
     """A network with its conditions: mean channels at any data and level.
 
-    Attributes:
+    A plain class, as torch.compile does not make frozen ones.
+
+    Args:
         model: The network.
         parts: The composition whose mean and variance its channels are.
         scales_input: False if c_in is 1 at every level.
         conditions: Keywords for the network, a row for each example.
     """
 
-    model: Model
-    parts: Composition
-    scales_input: bool
-    conditions: Mapping[str, Any]
-    precision: torch.dtype | None = field(init=False)
-
-    @precision.default
-    def _find_precision(self) -> torch.dtype | None:
-        return precision_of(self.model)
+    def __init__(self, model: Model, parts: Composition, scales_input: bool, conditions: Mapping[str, Any]):
+        self.model, self.parts, self.scales_input, self.conditions = model, parts, scales_input, conditions
+        self.precision = precision_of(model)
 
     def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> tuple[Tensor, Tensor | None]:
         """Return mean channels and variance channels; see `call_network`."""
@@ -54,11 +48,10 @@ class NetworkCall:
         return call_network(self.model, x, level, var, scales, self.conditions, self.precision, to)
 
 
-@frozen(eq=False)
 class BoundNetwork:
-    """The `LossNetwork` of one batch.
+    """The `LossNetwork` of one batch; a plain class, as `NetworkCall` is.
 
-    Attributes:
+    Args:
         call: The network in training.
         ask_teacher: The teacher's estimate of clean data.
         at: The inputs of the loss.
@@ -66,13 +59,18 @@ class BoundNetwork:
         level_at, rate_at: From levels as drawn to their record, and to its derivative.
     """
 
-    call: NetworkCall
-    ask_teacher: Callable[[Tensor, Level, Level | None], Tensor]
-    at: LossInputs
-    t: Tensor
-    s: Tensor | None
-    level_at: Callable[[Tensor], Level]
-    rate_at: Callable[[Tensor], Level]
+    def __init__(
+        self,
+        call: NetworkCall,
+        ask_teacher: Callable[[Tensor, Level, Level | None], Tensor],
+        at: LossInputs,
+        t: Tensor,
+        s: Tensor | None,
+        level_at: Callable[[Tensor], Level],
+        rate_at: Callable[[Tensor], Level],
+    ):
+        self.call, self.ask_teacher, self.at, self.t, self.s = call, ask_teacher, at, t, s
+        self.level_at, self.rate_at = level_at, rate_at
 
     def predict(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
         """Return the network's mean channels; see `LossNetwork`."""
@@ -100,8 +98,7 @@ class BoundNetwork:
         end = end_of_step(self.call.parts.times, level, to)
         moving = tangent.to if to is not None else tangent.level
         moves = (tangent.x, tangent.level, None if end is None else moving)
-        with whole_network(self.call.model):
-            return out, _DERIVATIVES[method](self.call, x.detach(), level, end, moves).detach()
+        return out, derivative(self.call, x, level, end, moves, method)
 
     def next_level(self, steps: int = 1) -> Level:
         """Return the record of the level ``steps`` below each row's; see `LossNetwork`."""
@@ -125,15 +122,26 @@ def _moved(x: Tensor, level: Level, to: Level | None, moves: Moves, by: Any) -> 
 
 def _forward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves) -> Tensor:
     along, at, end = moves
+    if torch.compiler.is_compiling():  # which knows `torch.func` only, in which a network cannot look at values
+        by = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        moved: Callable[[Tensor], Tensor] = lambda step: call(*_moved(x, level, to, moves, step))[0]  # noqa: E731
+        with torch.no_grad():
+            rate: Tensor = torch.func.jvp(moved, (by,), (torch.ones_like(by),))[1]
+        return rate
     with torch.no_grad(), differentiable_twice(), forward_ad.dual_level():
-        dual = forward_ad.make_dual
-        x_dual = dual(x, along.to(x.dtype))
+        x_dual = _dual(x, along)
         if at is not None:
-            level = level._replace(c_in=dual(level.c_in, at.c_in), time=dual(level.time, at.time))
+            level = level._replace(c_in=_dual(level.c_in, at.c_in), time=_dual(level.time, at.time))
         if to is not None and end is not None:
-            to = to._replace(time=dual(to.time, end.time))
+            to = to._replace(time=_dual(to.time, end.time))
         out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])
         return torch.zeros_like(out) if derivative is None else derivative
+
+
+def _dual(value: Tensor, along: Tensor) -> Tensor:
+    """A value with its derivative, in memory of one layout."""
+    dual: Tensor = forward_ad.make_dual(value.contiguous(), along.to(value.dtype).contiguous())
+    return dual
 
 
 def _backward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves) -> Tensor:
@@ -162,12 +170,20 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
     return (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
 
 
+def derivative(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves, method: str) -> Tensor:
+    """Return the derivative of a network's mean channels along a direction, by one of `JVP_METHODS`, (B, C, *S)."""
+    with whole_network(call.model):
+        return _DERIVATIVES[method](call, x.detach(), level, to, moves).detach()
+
+
 _DERIVATIVES = {"forward": _forward, "backward": _backward, "difference": _difference}
 
 
 def whole_network(model: Model) -> AbstractContextManager[Any]:
     """Return a context in which a compiled network runs as it is: its graphs have a first backward derivative only."""
-    compiled = isinstance(model, nn.Module) and any("_compiled_call_impl" in vars(m) for m in model.modules())
+    if torch.compiler.is_compiling() or not isinstance(model, nn.Module):
+        return nullcontext()
+    compiled = any(vars(m).get("_compiled_call_impl") is not None for m in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
@@ -184,7 +200,8 @@ def teacher_of(teacher: NetworkCall, student: Composition) -> Callable[[Tensor, 
     def estimate(x: Tensor, level: Level, to: Level | None) -> Tensor:
         own = level if same else _as_mean(teacher.parts, level)
         end = None if teacher.parts.times == 1 else to
-        with eval_mode(*([model] if isinstance(model, nn.Module) and model.training else [])):
+        trains = isinstance(model, nn.Module) and model.training
+        with eval_mode(model) if trains else nullcontext():  # type: ignore[arg-type]
             return decode(teacher(x, own, end)[0], x, own)
 
     return estimate

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from diffkit.errors import CompositionError, ProtocolError
@@ -26,11 +25,10 @@ from diffkit.protocols import (
     Transition,
 )
 from diffkit.system.coefficients import (
-    BARE,
-    LEVEL,
     CoefficientTable,
     clean_time,
     level_coefficients,
+    rate_coefficients,
     target_coefficients,
     transition_coefficients,
 )
@@ -69,7 +67,6 @@ class Objective:
     columns: CoefficientTable
     scales_input: bool
     target: str
-    _rates: CoefficientTable = field(init=False, repr=False)
 
     @classmethod
     @computing("the training loss")
@@ -79,7 +76,9 @@ class Objective:
         target = target_coefficients(level)
         loss = parts.loss.columns(parts.table)
         transition = transition_coefficients(parts.table)
-        columns = CoefficientTable({"level": level, "transition": transition, "target": target, "loss": loss})
+        blocks = {"level": level, "transition": transition, "target": target, "loss": loss}
+        rates = {"rate": rate_coefficients(level)} if isinstance(parts.loss, NetworkLoss) else {}
+        columns = CoefficientTable(blocks | rates)
         scales_input = bool(np.any(level["c_in"] != 1)) or parts.continuous_time
         found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
         _check_finite(found)
@@ -131,8 +130,9 @@ class Objective:
     ) -> BoundNetwork:
         """The network as a `NetworkLoss` calls it."""
         x = inputs.x_start
-        teacher = call if teacher is None else attrs.evolve(teacher, conditions=call.conditions)
-        ask = teacher_of(teacher, self.parts)
+        if teacher is not None:
+            call_teacher = NetworkCall(teacher.model, teacher.parts, teacher.scales_input, call.conditions)
+        ask = teacher_of(call if teacher is None else call_teacher, self.parts)
         return BoundNetwork(
             call, ask, inputs, t, s, level_at=lambda k: self.record(k, x), rate_at=lambda k: self.rate(k, x)
         )
@@ -144,8 +144,7 @@ class Objective:
     def rate(self, level: Tensor, x: Tensor) -> Level:
         """Return the derivative of `level` with respect to time, of the same shapes."""
         if not self.parts.continuous_time:
-            rows = self._rates.on(x.device, x.dtype)[level]
-            return self._rates.level(rows, x.ndim, "rate")
+            return self.columns.level(self.columns.on(x.device, x.dtype)[level], x.ndim, "rate")
         log_snr = level.double()
         _, rates = torch.func.jvp(self._columns_at, (log_snr,), (torch.ones_like(log_snr),))
         by_time = [rate / rates[-1] for rate in rates]
@@ -157,17 +156,6 @@ class Objective:
         if not self.parts.continuous_time:
             return found
         return found._replace(time=torch.where(level == math.inf, clean_time(self.parts), found.time))
-
-    @_rates.default
-    def _find_rates(self) -> CoefficientTable:
-        """Columns of the derivatives of levels 0..T by differences along the table; computed when they are read."""
-        level, edges = self.columns.blocks["level"], 2 if self.parts.table.num_steps > 1 else 1
-        rates: dict[str, np.ndarray] = {}
-        with np.errstate(all="ignore"):
-            for name in LEVEL if isinstance(self.parts.loss, NetworkLoss) else ():
-                found = np.gradient(level[name], level["time"], edge_order=edges)
-                rates[name] = np.where(np.isfinite(found), found, 0.0)
-        return CoefficientTable({"rate": rates | {BARE: np.zeros(self.parts.table.num_steps + 1)}})
 
     def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
         if self.target == "noise":
@@ -242,25 +230,41 @@ def _check_finite(objective: Objective) -> None:
     parts = objective.parts
     count = min(_TRIAL_LEVELS, _TRIAL_VALUES // math.prod(parts.data_shape) + 2)
     rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
-    values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
-    log_snr = parts.table.log_snr[rows].clip(-_TRIAL_LOG_SNR, _TRIAL_LOG_SNR)
-    level = torch.from_numpy(log_snr if parts.continuous_time else rows)
-    out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
-    try:
-        with torch.no_grad():
-            to = level if isinstance(parts.timesteps, PairSampler) else None
-            terms = objective.terms(lambda *_: out, values, level, torch.ones_like(values), len(rows), {}, to)
-        bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
-    except Exception:
-        return
-    finally:
-        objective.columns.release()  # a later call may be on fake tensors, which do not mix with real ones
+    terms = tried(objective, rows, lambda out: lambda *_, **__: out)
+    bad = [] if terms is None else (~terms["loss"].isfinite()).nonzero().flatten().tolist()
     if bad:
         where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
         raise CompositionError(
             "1 problem composing this system:\n  "
             f"{parts.label('loss')} is not finite in float32 at {where}; use less extreme options of its parts"
         )
+
+
+def tried(
+    objective: Objective, rows: np.ndarray, model: Callable[[Tensor], Model], teacher: Model | None = None
+) -> dict[str, Tensor] | None:
+    """Return the terms at some levels of the table for data of zeros; None if the loss fails.
+
+    Args:
+        objective: The objective.
+        rows: The levels.
+        model: From what a network returns, zeros, to that network.
+        teacher: The teacher's network; None for the same.
+    """
+    parts = objective.parts
+    values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
+    log_snr = parts.table.log_snr[rows].clip(-_TRIAL_LOG_SNR, _TRIAL_LOG_SNR)
+    level = torch.from_numpy(log_snr if parts.continuous_time else rows)
+    to = level if isinstance(parts.timesteps, PairSampler) else None
+    network = model(torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu"))
+    asked = None if teacher is None else NetworkCall(teacher, parts, objective.scales_input, {})
+    try:
+        with torch.no_grad():
+            return objective.terms(network, values, level, torch.ones_like(values), len(rows), {}, to, asked)
+    except Exception:
+        return None
+    finally:
+        objective.columns.release()  # a later call may be on fake tensors, which do not mix with real ones
 
 
 def _kind_of_target(columns: Mapping[str, np.ndarray]) -> str:

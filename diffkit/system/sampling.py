@@ -344,6 +344,13 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
     return _program(parts, sampler, table, Steps(t, s), rows, target)
 
 
+@computing("the steps of the sampler")
+def still_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
+    """Return the program of steps from each level of a table in use to itself, for checks of samplers."""
+    rows = np.arange(table.num_steps, 0, -1)
+    return _program(parts, sampler, table, Steps(table.at(rows), table.at(rows)), rows, rows)
+
+
 def _beyond(table: ProcessTable) -> Coefs:
     alpha, sigma, log_snr = table.at(slice(2, None))
     return Coefs(np.append(alpha, 0.0), np.append(sigma, table.total_std[-1]), np.append(log_snr, -np.inf))

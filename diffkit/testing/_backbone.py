@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 import diffkit
 from diffkit.data.base import BatchedData, MapData
 from diffkit.errors import CompositionError, DiffkitError, OptionError
-from diffkit.protocols import Backbone, ConditionalBackbone
+from diffkit.protocols import Backbone, ConditionalBackbone, Level, TwoTimeBackbone
+from diffkit.runtime.files import load_weights
+from diffkit.system.loss_network import JVP_METHODS, NetworkCall, derivative
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, record_where
 from diffkit.testing._close import map_tree, require, require_close, require_same
 from diffkit.testing._conditions import Conditions, NoAnswerError, find_conditions, null_conditions_of
@@ -236,6 +240,75 @@ def _backpropagate(net: RandomizedNetwork, x: Tensor, time: Tensor, conditions: 
     out = net.network(x, time, **conditions)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(6))
     (out * weight).sum().backward()
+
+
+@check("backbone")
+def derivatives_agree(backbone: Backbone) -> None:
+    """The network's derivatives in forward mode, by two passes in reverse mode, and as a difference are the same.
+
+    A way that the network has not is left out.
+    Usually: an autograd function with another backward pass than its forward has, or a detach of x or the time.
+    """
+    net = _build_or_skip(backbone)
+    x, time, conditions = net.inputs()
+    one, seed = torch.ones(len(x), *[1] * (x.ndim - 1), dtype=torch.float64), torch.Generator().manual_seed(4)
+    parts = attrs.evolve(compose_on_path(VP, 3).parts, data_shape=net.data_shape, times=_times(backbone))
+    call = NetworkCall(copy.deepcopy(net.network).double(), parts, False, conditions)
+    level = Level(one, one, one, one, one, one, time.double(), None)
+    to = level._replace(time=level.time / 2) if _times(backbone) == 2 else None
+    along = torch.randn(x.shape, generator=seed, dtype=torch.float64)
+    found: dict[str, Tensor] = {}
+    for method in JVP_METHODS:
+        with suppress(NotImplementedError, RuntimeError):
+            found[method] = derivative(call, x.double(), level, to, (along, None, None), method)
+    require("difference" in found, "a difference of two outputs", "an error", net.where)
+    size = found["difference"].abs().max()
+    for method, one_way in found.items():
+        name = f"derivative by {method!r}"
+        require_close(one_way, found["difference"], 1e-2, name, net.where, scale=size)
+
+
+def _times(backbone: Backbone) -> int:
+    return backbone.times if isinstance(backbone, TwoTimeBackbone) else 1
+
+
+@check("backbone")
+def second_time_starts_at_nothing(backbone: Backbone) -> None:
+    """A network of two times loads the weights of one with ``times=1``, and then computes what that does.
+
+    Usually: a last layer of the second time's embedding that does not start at zero, or renamed weights of the first.
+    """
+    if _times(backbone) != 2:
+        raise NotApplicableError("its network takes one time")
+    one = _build_or_skip(attrs.evolve(backbone, times=1))  # type: ignore[misc]
+    two = backbone.build(one.data_shape, one.out_channels).eval()
+    load_weights(two, one.network.state_dict())
+    x, time, conditions = one.inputs()
+    with torch.no_grad():
+        for time_to in (time, time / 3):
+            found = two(x, time, time_to=time_to, **conditions)
+            require_close(found, one(x, time, conditions), 1e-5, "output", one.where, scale=1.0)
+
+
+@check("backbone")
+def second_time_is_read(backbone: Backbone) -> None:
+    """The output of a network of two times depends on the second, of each row on its own; by default it is the first.
+
+    Usually: an embedding that is built but not added, or the first row's time for all.
+    """
+    if _times(backbone) != 2:
+        raise NotApplicableError("its network takes one time")
+    net = _build_or_skip(backbone)
+    x, time, conditions = net.inputs()
+    with torch.no_grad():
+        still = net.network(x, time, time_to=time, **conditions)
+        require_close(net(x, time, conditions), still, 1e-6, "output without a second time", net.where, scale=1.0)
+        for i in range(len(x)):
+            time_to = time.clone()
+            time_to[i] /= 2
+            other = net.network(x, time, time_to=time_to, **conditions)
+            moved = [j for j in range(len(x)) if not torch.equal(other[j], still[j])]
+            require(moved == [i], f"another output of row {i}, whose time moved", f"of rows {moved}", net.where)
 
 
 @check("backbone")

@@ -12,12 +12,12 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.errors import CompositionError, OptionError
-from diffkit.protocols import Loss
+from diffkit.protocols import Loss, NetworkLoss, PairSampler
 from diffkit.table import Coefs
 from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import map_tree, require, require_close, require_same
 from diffkit.testing._host import count_graphs, on_fake_tensors
-from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, NoisePath, compose_on_path, target_of
+from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, LevelPairs, NoisePath, compose_on_path, target_of
 
 _MEANS = ("eps", "x_start", "v", "x_prev")
 _VARS = ("fixed_small", "learned_range", "learned")
@@ -37,6 +37,7 @@ class LossCase:
         level: Level of each row (log_snr where levels are continuous).
         exact: Mean channels of the exact prediction.
         raw: Variance channels, or None.
+        level_to: Second level of each row, where the loss reads pairs; else None.
     """
 
     system: Any
@@ -46,24 +47,26 @@ class LossCase:
     level: Tensor
     exact: Tensor
     raw: Tensor | None
+    level_to: Tensor | None = None
 
     def terms(self, mean: Tensor, raw: Tensor | None = None, **more: Any) -> dict[str, Tensor]:
         """Return the loss's terms when the network answers with these channels."""
         raw = self.raw if raw is None else raw
         out = mean if raw is None else torch.cat([mean, raw], 1)
-        given = {"x_start": self.x_start, "level": self.level, "noise": self.noise} | more
-        found: dict[str, Tensor] = self.system.loss_terms(lambda x, time: out, **given)
+        given = {"x_start": self.x_start, "level": self.level, "noise": self.noise, "level_to": self.level_to} | more
+        found: dict[str, Tensor] = self.system.loss_terms(lambda x, time, **_: out, **given)
         return found
 
     def rows(self, picked: Tensor) -> LossCase:
         """Return the case with some rows of the batch only."""
-        raw = None if self.raw is None else self.raw[picked]
-        names = ("x_start", "noise", "level", "exact")
-        return attrs.evolve(self, raw=raw, **{name: getattr(self, name)[picked] for name in names})
+        names = ("x_start", "noise", "level", "exact", "raw", "level_to")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return attrs.evolve(self, **{name: value[picked] for name, value in given.items()})
 
 
 def _system(loss: Loss, path: NoisePath, num_steps: int, **parts: Any) -> Any:
-    parts = {"sampler": "ancestral", "data_shape": _SHAPE} | parts
+    pairs = {"timesteps": LevelPairs()} if isinstance(loss, NetworkLoss) and loss.needs_pairs else {}
+    parts = {"sampler": "ancestral", "data_shape": _SHAPE} | parts | pairs
     try:
         return compose_on_path(path, num_steps, loss=loss, **parts)
     except (CompositionError, OptionError):
@@ -81,7 +84,8 @@ def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> LossCase:
         channels = shape[1] * system.parts.var.extra_outputs
         raw = torch.rand(shape[0], channels, *shape[2:], generator=generator, dtype=torch.float64) * 1.6 - 0.8
         raw = raw - 3.0 if not system.parts.var.columns(system.table) else raw
-    return LossCase(system, where, x_start, noise, level, _exact_prediction(system, level, x_start, noise), raw)
+    exact, pairs = _exact_prediction(system, level, x_start, noise), isinstance(system.parts.timesteps, PairSampler)
+    return LossCase(system, where, x_start, noise, level, exact, raw, level // 2 if pairs else None)
 
 
 def _exact_prediction(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> 
         for path, num_steps in ((VE, 20), (VP, 1), (VP, 2), (VP, 3)):
             if _system(loss, path, num_steps, bins=bins, **parts) is not None:
                 yield _case_on(loss, path, num_steps, bins, parts)
-    if continuous and not loss.needs_transition:
+    if continuous and not loss.needs_transition and not isinstance(loss, NetworkLoss):
         yield from _continuous_cases(loss, bins)
 
 
@@ -154,6 +158,11 @@ def _some_output(case: LossCase, seed: int = 7, size: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     away = torch.randn(case.exact.shape, generator=generator, dtype=torch.float64)
     return case.exact + size * away
+
+
+def _reads_one_output(loss: Loss) -> None:
+    if isinstance(loss, NetworkLoss):
+        raise NotApplicableError("it calls the network again, so that its optimum is another")
 
 
 def _level_of(case: LossCase, row: int) -> Where:
@@ -204,6 +213,7 @@ def least_at_the_exact_prediction(loss: Loss) -> None:
 
     Usually: a target of another parameterization, a wrong sign or weight (a negative one), or alpha for sqrt alpha.
     """
+    _reads_one_output(loss)
     for case in _cases(loss):
         least = case.terms(case.exact)["loss"]
         for seed, size in ((1, 1e-3), (2, 0.03), (3, 0.5), (4, 3.0)):
@@ -227,6 +237,7 @@ def every_element_counts(loss: Loss) -> None:
 
     Usually: some channels cut out (out[:, :3] of data that has four), or a mean over an axis taken off the error.
     """
+    _reads_one_output(loss)
     moves, labels = _directions(_MANY_CHANNELS)
     still = torch.zeros_like(moves[:1])
     for case in _small_cases(loss):
@@ -277,6 +288,7 @@ def no_pull_at_the_exact_prediction(loss: Loss) -> None:
     gradient is whatever rounding makes of it.
     Usually: a term that trains something else through the network's mean; detach the mean there.
     """
+    _reads_one_output(loss)
     for case in _cases(loss):
         size = _gradient(case, _some_output(case, size=1.0)).abs().flatten(1).max(1).values
         still = (size == 0).nonzero().flatten().tolist()
@@ -421,7 +433,8 @@ def reads_no_value(loss: Loss) -> None:
         with on_fake_tensors(strict=False):
             x, level = torch.zeros(2, *_SHAPE), torch.ones(2, dtype=torch.int64)
             out = torch.zeros(2, channels, *_SHAPE[1:])
-            system.loss_terms(lambda x, time, out=out: out, x, level, x, decoder_rows=1)
+            pair = {"level_to": level - 1} if isinstance(system.parts.timesteps, PairSampler) else {}
+            system.loss_terms(lambda x, time, out=out, **_: out, x, level, x, decoder_rows=1, **pair)
 
 
 @check("loss")
@@ -434,11 +447,12 @@ def one_graph(loss: Loss) -> None:
     system.objective.columns.on(torch.device("cpu"))  # once for all, as in training
     extra = system.parts.var.extra_outputs
 
-    def model(x: Tensor, time: Tensor) -> Tensor:
+    def model(x: Tensor, time: Tensor, **_: Any) -> Tensor:
         return torch.cat([torch.tanh(x)] * (1 + extra), 1)
 
     def terms(x: Tensor, level: Tensor, noise: Tensor) -> Any:
-        return system.loss_terms(model, x, level, noise)
+        pair = {"level_to": level // 2} if isinstance(system.parts.timesteps, PairSampler) else {}
+        return system.loss_terms(model, x, level, noise, **pair)
 
     def calls() -> Iterator[tuple[Tensor, ...]]:
         for k in (1, 7, 20):

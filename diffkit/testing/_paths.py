@@ -11,7 +11,14 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.protocols import ContinuousSchedule, ContinuousTimestepSampler, NoiseSchedule, Scalings, State
+from diffkit.protocols import (
+    ContinuousSchedule,
+    ContinuousTimestepSampler,
+    NoiseSchedule,
+    PairSampler,
+    Scalings,
+    State,
+)
 from diffkit.table import F64, Coefs, ProcessTable
 
 _RHO = 7.0  # of the VE path's spacing, Karras et al. 2022, arXiv:2206.00364, eq. 5
@@ -117,6 +124,16 @@ class ContinuousLevels(ContinuousTimestepSampler):
         """Return log_snr (B,) float64 and weights of one."""
         inside = u.clamp(min=1e-12)
         return 2 * torch.special.ndtri(inside), torch.ones_like(u, dtype=torch.float32)
+
+
+@frozen
+class LevelPairs(PairSampler):
+    """Timestep sampler of the checks: t is uniform on 1..T, s on 0..t."""
+
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return t, s, (B,) int64, and weights of one."""
+        t = (u[:, 0] * num_steps).long() + 1
+        return t, (u[:, 1] * (t + 1)).long(), torch.ones_like(u[:, 0], dtype=torch.float32)
 
 
 def compose_on_path(path: AnyPath, num_steps: int, **parts: Any) -> Any:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
-from diffkit.system.sampling import Program, encoding_program, sampling_program
+from diffkit.system.sampling import Program, encoding_program, sampling_program, still_program
 from diffkit.table import F64, ProcessTable
 from diffkit.testing._check import LawError, Where, record_where
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, NoisePath, compose_on_path
-from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle
+from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle, step_estimate
 
 POINT = DiracOracle([0.7, -0.4])
 NORMAL = GaussianOracle(mean=[0.7, -0.4], std=[0.5, 1.6])
@@ -106,12 +106,16 @@ class PreparedSampler:
             yield x
 
     def with_variance(self, oracle: Any) -> Denoise:
-        """Return an oracle as a denoiser that also returns the posterior's log-variance."""
+        """Return an oracle as a denoiser that also returns the posterior's log-variance.
+
+        Where a step tells it where it goes, it is the exact flow map.
+        """
         var = self.parts.var
 
-        def denoise(x: Tensor, level: Level) -> Prediction:
+        def denoise(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
             known = None if not level.coefficients else var.log_variance(None, level.coefficients)
-            return Prediction(oracle(x, level).x_start, known)
+            x_start = oracle(x, level).x_start if to is None else step_estimate(oracle, x, level, to)
+            return Prediction(x_start, known)
 
         return denoise
 
@@ -130,6 +134,14 @@ def prepare_encoder(sampler: Sampler, path: NoisePath, num_steps: int) -> Prepar
     parts = _sampler_parts(sampler, path, num_steps)
     program = encoding_program(parts, sampler, parts.table, past_end=False)
     return PreparedSampler(sampler, program, parts, path, tuple(range(1, num_steps + 1)))
+
+
+def prepare_still(sampler: Sampler, path: NoisePath, num_steps: int) -> PreparedSampler:
+    """Prepare a sampler for steps from every level to itself."""
+    record_where(Where(path.label, num_steps, detail="from every level to itself"))
+    parts = _sampler_parts(sampler, path, num_steps)
+    program = still_program(parts, sampler, parts.table)
+    return PreparedSampler(sampler, program, parts, path, (num_steps, *program.levels))
 
 
 def _sampler_parts(sampler: Sampler, path: AnyPath, num_steps: int) -> Composition:

@@ -22,6 +22,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _loss,
     _lr_schedule,
     _mean,
+    _network_loss,
     _optimizer,
     _parts,
     _sampler,

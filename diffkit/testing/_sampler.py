@@ -22,6 +22,7 @@ from diffkit.testing._probe import (
     PreparedSampler,
     accepted_paths,
     prepare_sampler,
+    prepare_still,
     prepared_samplers,
     propagate_normal,
 )
@@ -40,7 +41,7 @@ def _noises(prepared: PreparedSampler, x: Tensor) -> list[Tensor]:
     return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(prepared.program.num_steps)]
 
 
-def _plain(x: Tensor, level: Level) -> Prediction:
+def _plain(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
     """Return a denoiser for any shape of data that depends on the level alone."""
     known = None if not level.coefficients else level.coefficients["log_variance"]
     return Prediction(torch.tanh(x / (1 + level.sigma)), known)
@@ -196,15 +197,46 @@ def never_asks_at_level_0(sampler: Sampler) -> None:
         sigmas: list[float] = []
 
         def denoise(
-            x: Tensor, level: Level, prepared: PreparedSampler = found, sigmas: list[float] = sigmas
+            x: Tensor,
+            level: Level,
+            to: Level | None = None,
+            prepared: PreparedSampler = found,
+            sigmas: list[float] = sigmas,
         ) -> Prediction:
             sigmas.append(float(level.sigma.min()))
-            return prepared.with_variance(NORMAL)(x, level)
+            return prepared.with_variance(NORMAL)(x, level, to)
 
         x = _start(found)
         for i, _ in enumerate(found.run(denoise, x, _noises(found, x))):
             where = attrs.evolve(found.where, level=found.levels[i])
             require(min(sigmas, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
+
+
+@check("sampler")
+def step_of_no_length(sampler: Sampler) -> None:
+    """A deterministic sampler that tells the network where a step goes leaves x as it is if that is where it starts.
+
+    Usually: coefficients of the two ends mistaken for each other, or a division by the difference of two levels, which
+    is 0 there.
+    """
+    found = prepare_sampler(sampler, accepted_paths(sampler)[0], 3)
+    told: list[Level | None] = []
+
+    def denoise(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        told.append(to)
+        return _plain(x, level)
+
+    for _ in found.run(denoise, x := _start(found), _noises(found, x)):
+        pass
+    if sampler.stochastic or not any(to is not None for to in told):
+        raise NotApplicableError("it does not tell the network where a step goes, or adds noise")
+    for path in accepted_paths(sampler):
+        still = prepare_still(sampler, path, 6)
+        x = _start(still)
+        for i in range(still.program.num_steps):
+            where = attrs.evolve(still.where, level=still.levels[i], detail="a step from this level to itself")
+            after, _ = still.step(_plain, x, sampler.init(x), i, None)
+            require_close(after, x, 1e-9, "x", where, scale=1 + x.abs().max())
 
 
 @check("sampler")

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from diffkit.protocols import ContinuousTimestepSampler, State, TimestepSampler
+from diffkit.protocols import ContinuousTimestepSampler, PairSampler, State, TimestepSampler
 from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
 from diffkit.testing._host import on_fake_tensors
@@ -16,6 +16,7 @@ from diffkit.testing._paths import VP, WITHOUT_SIGNAL, NoisePath, compose_on_pat
 
 STEPS = (1, 2, 3, 20)
 _GRID = 1 << 16  # uniforms in a grid that covers [0, 1)
+_GOLDEN = (5**0.5 - 1) / 2  # whose multiples, modulo 1, are spread evenly
 _LARGEST = 1 - 2.0**-53  # the largest float64 below 1
 
 
@@ -23,6 +24,19 @@ def _uniforms(count: int = 4096) -> Tensor:
     """Return a grid over [0, 1), with both ends."""
     middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     return torch.cat([middle.new_zeros(1), middle, middle.new_full((1,), _LARGEST)])
+
+
+def _draw(timesteps: TimestepSampler, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Return levels and weights; of pairs the first levels, with second uniforms that are spread evenly."""
+    if not isinstance(timesteps, PairSampler):
+        return timesteps.sample(state, u, num_steps)
+    t, _, weight = timesteps.sample(state, _pairs(u), num_steps)
+    return t, weight
+
+
+def _pairs(u: Tensor) -> Tensor:
+    """Return pairs of uniforms, (B, 2), of which the first are given."""
+    return torch.stack([u, (torch.arange(len(u), dtype=torch.float64, device=u.device) + 0.5) * _GOLDEN % 1], 1)
 
 
 def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, State]]:
@@ -67,7 +81,7 @@ def draws_levels_of_the_table(timesteps: TimestepSampler) -> None:
     """
     _discrete(timesteps)
     for num_steps, state, where in _cases(timesteps):
-        t, weight = timesteps.sample(state, _uniforms(), num_steps)
+        t, weight = _draw(timesteps, state, _uniforms(), num_steps)
         require(t.dtype == torch.int64 and t.shape == (4098,), "int64 (B,)", f"{t.dtype} {tuple(t.shape)}", where)
         _require_weights(weight, where)
         low, high = int(t.min()), int(t.max())
@@ -96,21 +110,24 @@ def unbiased(timesteps: TimestepSampler) -> None:
 def _weighted_shares(timesteps: TimestepSampler, state: State, num_steps: int) -> tuple[Tensor, float]:
     """Return p(t) w(t) at levels 1..T, and its accuracy relative to 1 / T."""
     u = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
-    t, weight = timesteps.sample(state, u, num_steps)
+    t, weight = _draw(timesteps, state, u, num_steps)
     found = torch.zeros(num_steps, dtype=torch.float64)
-    if bool((t[1:] >= t[:-1]).all()) and _elementwise(timesteps, state, num_steps, u, t):
+    ascending = bool((t[1:] >= t[:-1]).all()) and not isinstance(timesteps, PairSampler)
+    if ascending and _elementwise(timesteps, state, num_steps, u, t):
         edges = _level_edges(timesteps, state, num_steps)
         middle = (edges[1:] + edges[:-1]) / 2
-        levels, weights = timesteps.sample(state, middle, num_steps)
+        levels, weights = _draw(timesteps, state, middle, num_steps)
         found.scatter_add_(0, levels - 1, (edges[1:] - edges[:-1]) * weights.double())
         return found, 0.0
     found.scatter_add_(0, t - 1, weight.double() / _GRID)
+    if isinstance(timesteps, PairSampler):
+        return found, 32 * num_steps * float(weight.max()) / _GRID
     return found, 4 * num_steps * float(weight.max()) / _GRID
 
 
 def _elementwise(timesteps: TimestepSampler, state: State, num_steps: int, u: Tensor, t: Tensor) -> bool:
     some = torch.randperm(len(u), generator=torch.Generator().manual_seed(0))[:257]
-    return torch.equal(timesteps.sample(state, u[some], num_steps)[0], t[some])
+    return torch.equal(_draw(timesteps, state, u[some], num_steps)[0], t[some])
 
 
 def _level_edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Tensor:
@@ -119,9 +136,30 @@ def _level_edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Te
     low, high = torch.zeros(num_steps - 1, dtype=torch.float64), torch.ones(num_steps - 1, dtype=torch.float64)
     for _ in range(60 if num_steps > 1 else 0):
         middle = (low + high) / 2
-        above = timesteps.sample(state, middle.clamp(max=_LARGEST), num_steps)[0] > level
+        above = _draw(timesteps, state, middle.clamp(max=_LARGEST), num_steps)[0] > level
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return torch.cat([low.new_zeros(1), high, low.new_ones(1)])
+
+
+@check("timesteps")
+def second_levels_are_below(timesteps: TimestepSampler) -> None:
+    """Of a pair of levels the second is not above the first: int64 in 0..t, or a float64 log_snr of at least the first.
+
+    Usually: s drawn on 0..T, whatever t is, or rounded up to t + 1 at the upper end; sort the two.
+    """
+    if not isinstance(timesteps, PairSampler):
+        raise NotApplicableError("it draws one level for each example")
+    ends = torch.tensor([0.0, 0.3, 0.7, _LARGEST], dtype=torch.float64)
+    u = torch.cat([_pairs(_uniforms()), torch.cartesian_prod(ends, ends)])
+    for num_steps, state, where in _cases(timesteps):
+        t, s, _ = timesteps.sample(state, u, num_steps)
+        same = s.shape == t.shape and s.dtype == t.dtype
+        require(same, f"s of {t.dtype} {tuple(t.shape)}, as t", f"{s.dtype} {tuple(s.shape)}", where)
+        wrong = (s < t) if t.is_floating_point() else (s > t) | (s < 0)
+        bad = wrong.nonzero().flatten().tolist()
+        pair = (t[bad[0]].item(), s[bad[0]].item()) if bad else ()
+        expected = "log_snr of s >= that of t" if t.is_floating_point() else "0 <= s <= t"
+        require(not bad, expected, f"t, s = {pair}", where)
 
 
 @check("timesteps")
@@ -133,8 +171,8 @@ def same_uniforms_same_draw(timesteps: TimestepSampler) -> None:
     for num_steps, state, where in _cases(timesteps):
         u = _uniforms()
         before = map_tree(torch.clone, (state, u))
-        first = timesteps.sample(state, u, num_steps)
-        require_same(timesteps.sample(state, u, num_steps), first, "the same draw", where)
+        first = _draw(timesteps, state, u, num_steps)
+        require_same(_draw(timesteps, state, u, num_steps), first, "the same draw", where)
         require_same((state, u), before, "state and uniforms unchanged", where)
 
 
@@ -175,7 +213,7 @@ def batch_is_its_rows(timesteps: TimestepSampler) -> None:
         whole, one_by_one = timesteps.update(state, t, losses), state
         for i in range(len(t)):
             one_by_one = timesteps.update(one_by_one, t[i : i + 1], losses[i : i + 1])
-        drawn, expected = (timesteps.sample(s, _uniforms(), num_steps) for s in (whole, one_by_one))
+        drawn, expected = (_draw(timesteps, s, _uniforms(), num_steps) for s in (whole, one_by_one))
         at = attrs.evolve(where, detail=f"{where.detail}, then 24 rows with duplicates")
         require_close(drawn[1], expected[1], 1e-5, "weight", at)
         require_same(drawn[0], expected[0], "the levels drawn as after its rows in turn", at)
@@ -189,7 +227,7 @@ def reads_no_value(timesteps: TimestepSampler) -> None:
     """
     with on_fake_tensors():
         state = timesteps.init(VP.table(20))
-        t, _ = timesteps.sample(state, torch.zeros(4, dtype=torch.float64), 20)
+        t, _ = _draw(timesteps, state, torch.zeros(4, dtype=torch.float64), 20)
         if not isinstance(timesteps, ContinuousTimestepSampler):
             timesteps.update(state, t, torch.zeros(4))
 
@@ -203,7 +241,7 @@ def covers_continuous_levels(timesteps: TimestepSampler) -> None:
     if not isinstance(timesteps, ContinuousTimestepSampler):
         raise NotApplicableError("its levels are discrete")
     state, u = timesteps.init(VP.table(20)), _uniforms()
-    log_snr, weight = timesteps.sample(state, u, 20)
+    log_snr, weight = _draw(timesteps, state, u, 20)
     found = f"{log_snr.dtype} {tuple(log_snr.shape)}"
     require(log_snr.dtype == torch.float64 and log_snr.shape == u.shape, "log_snr float64 (B,)", found)
     bad = (~log_snr.isfinite()).nonzero().flatten().tolist()

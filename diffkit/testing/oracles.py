@@ -356,3 +356,21 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
 def _one_for_each(value: Number, x: Tensor) -> Number:
     """Reshape (B,1..) to broadcast with (B, K, C, *S); return a number as it is."""
     return value[:, None] if isinstance(value, Tensor) and value.ndim == x.ndim else value
+
+
+def step_estimate(oracle: Any, x: Tensor, level: Level, to: Level) -> Tensor:
+    """Return the estimate of clean data by which one straight step is that of the probability-flow ODE, (B, C, *S).
+
+    ``x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x_start``: what a network of two times that
+    learned the flow map returns for ``denoise(x, t, to=s)``. At s = t it is the posterior mean.
+
+    Args:
+        oracle: An oracle with `flow`.
+        x: Data at the level t, (B, C, *S).
+        level, to: The levels t and s.
+    """
+    ratio = to.sigma / level.sigma
+    gain = to.alpha - level.alpha * ratio
+    still = gain == 0
+    end = oracle.flow(x, (level.alpha, level.sigma), (to.alpha, to.sigma))
+    return torch.where(still, oracle(x, level).x_start, (end - ratio * x) / torch.where(still, 1.0, gain))

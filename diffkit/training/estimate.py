@@ -21,6 +21,8 @@ from diffkit.errors import OptionError
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import duration
 from diffkit.runtime.run_layout import CHECKPOINTS, step_of
+from diffkit.system.module import System
+from diffkit.system.network_calls import network_calls
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
@@ -29,6 +31,7 @@ from diffkit.training.engines import Engine, engine_for
 from diffkit.training.optimizer_building import check_optimizer
 from diffkit.training.parameter_groups import freezing
 from diffkit.training.preflight import AcceptedLabels, check_training, examples_for
+from diffkit.training.teacher import find_teacher, teacher_record
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
@@ -56,6 +59,7 @@ class DryRun:
         kept: Bytes of a finished run: its stored checkpoints, and the system.
         loss: Loss of the first batch, before any update.
         tried: Examples per timed update; None if that is the whole batch.
+        network_calls: Forward passes of an update, where the loss calls the network again; else empty.
     """
 
     parameters: int
@@ -71,6 +75,7 @@ class DryRun:
     kept: int
     loss: float
     tried: int | None = None
+    network_calls: str = ""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -99,6 +104,7 @@ class DryRun:
             "parameters": f"{self.parameters:,}{frozen}",
             "device": self.device,
             "memory": memory,
+            **({"passes": self.network_calls} if self.network_calls else {}),
             "update": update,
             "training": f"{self.steps:,} steps{done}, about {duration(self.seconds)}",
             "epoch": f"{self.examples:,} images, {self.steps_per_epoch:,.1f} steps; {epochs:,.1f} epochs in all",
@@ -115,6 +121,7 @@ def dry_run(
     out: str | Path | None = None,
     config: TrainConfig | None = None,
     progress: bool = False,
+    teacher: System | str | Path | None = None,
     **options: Unpack[TrainOptions],
 ) -> DryRun:
     """Return an estimate of the time and memory of `diffkit.train`, from a few updates of a copy of the system.
@@ -126,6 +133,7 @@ def dry_run(
         system, data, config, options: As in `diffkit.train`.
         out: Folder of the run, which is only read; if it holds a run, `diffkit.train` must be able to resume it.
         progress: Print on standard error which updates are made.
+        teacher: As in `diffkit.train`.
     Raises:
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
@@ -134,6 +142,8 @@ def dry_run(
         check_optimizer(system.network, config)
     found, spec = examples_for(config, as_data(data)), system.spec()
     config = config.for_examples(len(found))
+    learns_from = find_teacher(system, config, teacher)
+    spec |= teacher_record(learns_from, system, teacher)
     check_training(system, spec, found, config)
     assert system.network is not None
     with freezing(system.network, config.freeze), engine_for(system.device, config) as engine:
@@ -141,7 +151,7 @@ def dry_run(
         devices = [engine.device] if engine.device.type == "cuda" else []
         original = _reset_peak_memory(engine.device, system)
         with torch.random.fork_rng(devices):
-            trial = _TrialUpdates(system, spec, found, config, engine, progress and engine.ranks.rank == 0)
+            trial = _TrialUpdates(system, spec, found, config, engine, progress and engine.ranks.rank == 0, learns_from)
             trainer, seconds, loss, tried = trial.run()
         files = {name: _tensor_bytes(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
@@ -160,6 +170,7 @@ def dry_run(
             kept=whole * _count_checkpoints(config) + files["model"],
             loss=loss,
             tried=None if tried == config.batch_size else tried,
+            network_calls=network_calls(system.objective) if isinstance(system, System) else "",
         )
 
 
@@ -195,9 +206,10 @@ class _TrialUpdates:
         config: TrainConfig,
         engine: Engine,
         logs_for_job: bool,
+        teacher: System | None,
     ):
         self.system, self.data, self.config, self.engine, self.logs_for_job = system, data, config, engine, logs_for_job
-        self.classes = AcceptedLabels.of(system.parts)
+        self.classes, self.teacher = AcceptedLabels.of(system.parts), teacher
 
     def run(self) -> _TimedUpdates:
         """Return the result of trial updates with whole batches, or one extrapolated from few examples."""
@@ -229,7 +241,7 @@ class _TrialUpdates:
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
         assert system.network is not None
-        trainer = Trainer(system, system.network, config, engine)
+        trainer = Trainer(system, system.network, config, engine, self.teacher)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")

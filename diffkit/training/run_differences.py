@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 from torch import nn
 
-from diffkit.errors import CheckpointError, Message, changed
+from diffkit.errors import CheckpointError, DiffkitError, Message, changed
+from diffkit.registry import registry
 from diffkit.runtime.run_layout import CHECKPOINTS, SPEC
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.training.checkpoint import intact_manifests
@@ -104,7 +105,8 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         was = was_set.get(name)
         if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
-    return found
+    taught, teaches = (str((spec.get("teacher") or {}).get("digest"))[:12] for spec in (old, new))
+    return found + ([] if taught == teaches else [f"weights of the teacher {shown(taught)}, now {shown(teaches)}"])
 
 
 def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
@@ -114,8 +116,22 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
     if was is None or now is None or _without_recipe({**was, "options": 0}) != _without_recipe({**now, "options": 0}):
         return [f"{kind} {_part_text(was)}, now {_part_text(now)}"]
     old_options, new_options = (part.get("options") or {} for part in (was, now))
+    old_options = _defaults_of(kind, now) | old_options
     pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
     return [changed(name, old, new) for name, old, new in pairs if old != new]
+
+
+def _defaults_of(kind: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a part's options, which an earlier version may not have had."""
+    with contextlib.suppress(DiffkitError):
+        cls: Any = registry(kind).get(str(part.get("name")))
+        if attrs.has(cls):
+            return {f.name: f.default for f in attrs.fields(cls) if f.init and isinstance(f.default, _PLAIN)}
+    return {}
+
+
+_PLAIN = (bool, int, float, str, type(None))
+"""Types of the defaults that a spec holds as they are."""
 
 
 def _classifier_settings(spec: Mapping[str, Any]) -> dict[str, Any]:

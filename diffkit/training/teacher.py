@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.protocols import NetworkLoss
-from diffkit.runtime.strict_json import word
 from diffkit.system.loading import load
 from diffkit.system.loss_network import NetworkCall, teacher_problems
 from diffkit.system.module import System
@@ -99,12 +98,6 @@ def _digest(network: nn.Module) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def teacher_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return "teacher ..., now ..." if a run's spec names another teacher than a new one."""
-    was, now = (str((spec.get("teacher") or {}).get("digest")) for spec in (old, new))
-    return [] if was == now else [f"the teacher's weights have digest {word(was[:12])}, now {word(now[:12])}"]
 
 
 class RunningMean:
