@@ -130,7 +130,10 @@ def main() -> None:
             found["real"] = score(*held_out())
         for name in arguments.only:
             for seed in arguments.seeds:
-                row = student(name, seed, teacher, arguments.runs / f"{name.replace(' ', '_')}_{seed}", score)
+                folder = arguments.runs / f"{name.replace(' ', '_')}_{seed}"
+                if not (folder / "row.json").exists():
+                    (folder / "row.json").write_text(json.dumps(student(name, seed, teacher, folder, score)))
+                row = json.loads((folder / "row.json").read_text())
                 print(row, flush=True)
                 others = [r for r in found["students"] if (r["loss"], r["seed"]) != (name, seed)]
                 found["students"] = sorted([*others, row], key=lambda r: (list(METHODS).index(r["loss"]), r["seed"]))

@@ -320,7 +320,7 @@ class SeparableMixtureOracle:
         for _ in range(_NEWTON):
             step = self._newton_step(y, wanted, alpha, sigma)
             low, high = torch.where(step > 0, low, y), torch.where(step > 0, y, high)
-            y = torch.where((y - step > low) & (y - step < high), y - step, (low + high) / 2)
+            y = torch.where((y - step >= low) & (y - step <= high), y - step, (low + high) / 2)
             if not (step.abs() > _SMALL * high).any():
                 break
         return y

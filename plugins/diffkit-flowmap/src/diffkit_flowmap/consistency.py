@@ -41,6 +41,11 @@ class Consistency(NetworkLoss):
     power: float = number(0.0, ge=0, le=2)
     teacher: str | None = teacher_field()
 
+    @property
+    def optimum(self) -> str | None:
+        """The flow map to clean data; with power, the mean of an error is not where its weighted mean is."""
+        return None if self.power and self.teacher is None else "to_clean"
+
     def problems(self, composition: Composition) -> Iterable[str]:
         """Report continuous levels, which have no neighbours, and a network of two times."""
         if composition.continuous_time:

@@ -41,6 +41,11 @@ class MeanFlow(NetworkLoss):
     needs_pairs: ClassVar[bool] = True
     needs_two_times: ClassVar[bool] = True
 
+    @property
+    def optimum(self) -> str | None:
+        """The flow map; with power, the mean of an error is not where its weighted mean is."""
+        return None if self.power and self.teacher is None else "flow_map"
+
     def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (the squared error of the identity in units of the output), each (B,)."""
         t, s, rate = at.level, at.to, network.rate_at(network.t)

@@ -36,6 +36,11 @@ class Shortcut(NetworkLoss):
     needs_pairs: ClassVar[bool] = True
     needs_two_times: ClassVar[bool] = True
 
+    @property
+    def optimum(self) -> str | None:
+        """The flow map; with power, the mean of an error is not where its weighted mean is."""
+        return None if self.power else "flow_map"
+
     def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (of the network's output, not weighted), each (B,)."""
         import torch
