@@ -222,6 +222,11 @@ class Composition:
         return self.data_shape[0] * (1 + self.var.extra_outputs)
 
     @property
+    def self_conditioned(self) -> bool:
+        """True if the network reads its previous estimate of x_start."""
+        return isinstance(self.backbone, SelfConditionedBackbone) and self.backbone.self_condition
+
+    @property
     def condition_channels(self) -> int:
         """Number of channels that the network reads in addition to the data's; 0 for a foreign network."""
         if not isinstance(self.backbone, ConditionalBackbone):
@@ -601,6 +606,18 @@ class TwoTimeBackbone(Backbone):
     @abstractmethod
     def times(self) -> int:
         """How many times the network takes: 1, or 2 with that of the level that a step goes to."""
+
+
+class SelfConditionedBackbone(Backbone):
+    """A recipe whose network can read its own estimate, ``forward(x, time, *, previous_x_start=None, **conditions)``.
+
+    It is the estimate before this one, (B, C, *S); None is zeros, which stand for no estimate.
+    """
+
+    @property
+    @abstractmethod
+    def self_condition(self) -> bool:
+        """True if the network reads it: training gives half of the examples one, sampling that of the last call."""
 
 
 class ResizableBackbone(Backbone):

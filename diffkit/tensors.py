@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -67,6 +70,14 @@ def differentiable_twice(enabled: bool = True) -> AbstractContextManager[object]
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(SDPBackend.MATH) if enabled else nullcontext()
+
+
+@cache
+def load_forward_rules() -> None:
+    """Import what torch imports at the first derivative in forward mode, without the warning that torch 2.13 gives."""
+    with warnings.catch_warnings(), suppress(ImportError):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 def _tensors_of(model: Any) -> Iterator[Tensor]:

@@ -157,6 +157,7 @@ class NoisyClassifier(nn.Module):
         *,
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
+        estimates: Tensor | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
@@ -166,7 +167,7 @@ class NoisyClassifier(nn.Module):
             x_start: Clean data, (B, C, *S), float32 or float64.
             level: As in `System.loss_terms`; with ``noised=False`` it is not used and level 1 is taken.
             noise: Standard normal, (B, C, *S).
-            decoder_rows, level_to: Not used: there is no decoder, and no step.
+            decoder_rows, level_to, estimates: Not used.
             conditions: "y", the classes, (B,) integers; there must be no other.
         Returns:
             "loss", the cross entropy in nats; "acc1" and, if there are more than 5 classes, "acc5": 1 where the class

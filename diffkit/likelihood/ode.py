@@ -30,6 +30,7 @@ from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number, choice
 from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
+from diffkit.runtime.output import log
 from diffkit.system.bound import BoundTerms
 from diffkit.system.checks import checked_data
 from diffkit.system.conditions import check_unused
@@ -164,6 +165,8 @@ def ode_likelihood(
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
     check_unused(job.model, conditions, "steps", "sampler", "compile")
+    if system.parts.self_conditioned:
+        log("note: the flow is that of the network without its previous estimates, which are zeros here")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
     with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):

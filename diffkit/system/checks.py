@@ -85,6 +85,8 @@ def check_draws(
         return
     if low < 1 or high > num_steps:
         raise OptionError(f"level must lie in 1..{num_steps}, got values in {low}..{high}")
+    if level_to is not None and bool(((level_to < 0) | (level_to > level)).any()):
+        raise OptionError("level_to must lie in 0..level, for each example")
 
 
 def check_tensors(**values: object) -> None:

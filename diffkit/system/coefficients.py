@@ -253,9 +253,9 @@ def clean_time(parts: Composition) -> float:
 
 def rate_coefficients(level: NamedColumns) -> dict[str, F64]:
     """Block of the derivatives of `Level` columns with respect to time, by differences of neighbours, (T+1,) each."""
-    edges = 2 if len(level["time"]) > 2 else 1
+    time, edges = level["time"], 2 if len(level["time"]) > 2 else 1
     with np.errstate(all="ignore"):
-        rates = {name: np.gradient(level[name], level["time"], edge_order=edges) for name in LEVEL}
+        rates = {name: np.gradient(level[name], time, edge_order=edges) for name in LEVEL}  # type: ignore[call-overload]
     finite = {name: np.where(np.isfinite(rate), rate, 0.0) for name, rate in rates.items()}
     return finite | {BARE: np.zeros(len(level["time"]))}
 

@@ -372,6 +372,11 @@ def _network_problems(parts: Composition) -> Iterator[str]:
                 fix={"timesteps": "uniform"},
             )
         return
+    if parts.self_conditioned:
+        yield problem(
+            f"{parts.label('loss')} calls the network again, but {parts.label('backbone')} reads its previous estimate",
+            fix={"self_condition": False},
+        )
     if loss.needs_pairs and not pairs:
         yield (
             f"{parts.label('loss')} needs pairs of levels, but {parts.label('timesteps')} draws one for each example; "

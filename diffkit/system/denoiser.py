@@ -26,6 +26,9 @@ from diffkit.system.coefficients import VARIANCE, guidance_owner
 from diffkit.system.guidance import own_conditions
 from diffkit.tensors import precision_of
 
+PREVIOUS = "previous_x_start"
+"""Keyword by which a network that reads its previous estimate of x_start gets it."""
+
 
 def call_network(
     model: Model,
@@ -153,14 +156,20 @@ class Denoiser:
     def _find_precision(self) -> torch.dtype | None:
         return precision_of(self.model)
 
-    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
-        """Return the processed estimate of x_start, and the log-variance of the reverse step; see `Denoise`."""
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None, previous: Tensor | None = None) -> Prediction:
+        """Return the processed estimate of x_start, and the log-variance of the reverse step; see `Denoise`.
+
+        ``previous`` is the estimate before this one, for a network that reads it.
+        """
         if self.times != 1 or to is not None:
             to = end_of_step(self.times, level, to)
+        given, own = self.conditions, self._own
+        if previous is not None:
+            given, own = {**given, PREVIOUS: previous}, {**own, PREVIOUS: previous}
         if self._guided:
-            x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance), to)
+            x_start, raw, shift = self._evaluate(x, level, given, self.model, len(self.guidance), to)
         else:
-            arguments = (self.model, x, level, self.var, self.scales_input, self._own, self._precision, to)
+            arguments = (self.model, x, level, self.var, self.scales_input, own, self._precision, to)
             out, raw = call_network(*arguments)
             x_start, shift = decode(out, x, level), None
         if self.transform is not None:

@@ -15,6 +15,10 @@ from diffkit.protocols import Composition, Model, PairSampler, State
 from diffkit.system.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.tensors import has_values
 
+HALF = 0.5
+"""Share of the examples that get the previous estimate of a network that reads it; Chen et al. 2022, arXiv:2208.04202,
+section 3.3."""
+
 
 class Draws(NamedTuple):
     """The randomness of a training loss.
@@ -26,6 +30,7 @@ class Draws(NamedTuple):
         drawn_level: The levels where they were drawn, if they were moved: on the host, those at level 1 are counted
             without waiting for a device.
         level_to: Second levels, (B,), if a `PairSampler` drew them.
+        estimates: Whether the network gets its previous estimate, (B,), if it reads one.
     """
 
     level: Tensor
@@ -33,6 +38,7 @@ class Draws(NamedTuple):
     noise: Tensor
     drawn_level: Tensor | None = None
     level_to: Tensor | None = None
+    estimates: Tensor | None = None
 
     @property
     def decoder_rows(self) -> int:
@@ -41,19 +47,21 @@ class Draws(NamedTuple):
 
     def to(self, device: torch.device) -> Draws:
         """Return the draws on a device; levels and weights go there together, in float64, which holds both exactly."""
-        level, weight, noise, _, to = self
-        if to is not None and to.device != device:
-            return self._replace(level_to=_moved(to, device)).to(device)
+        level, weight, noise, _, *further = self
+        if further != [None, None]:
+            further = [None if each is None else _moved(each, device) for each in further]
+            self = self._replace(level_to=further[0], estimates=further[1])
         if level.device == device:
             return self._replace(weight=_moved(weight, device), noise=_moved(noise, device))
         both = _moved(torch.stack([level.double(), weight.double()]), device)
-        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), _moved(noise, device), level, to)
+        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), _moved(noise, device), level, *further)
 
     def some(self, rows: slice) -> Draws:
         """Return the draws of some of the examples."""
         drawn_level = None if self.drawn_level is None else self.drawn_level[rows]
         to = None if self.level_to is None else self.level_to[rows]
-        return Draws(self.level[rows], self.weight[rows], self.noise[rows], drawn_level, to)
+        estimates = None if self.estimates is None else self.estimates[rows]
+        return Draws(self.level[rows], self.weight[rows], self.noise[rows], drawn_level, to, estimates)
 
 
 def random_draws(
@@ -70,7 +78,10 @@ def random_draws(
     level, to, weight = random_pairs(parts, len(x_start), generator, state)
     device = x_start.device if generator is None else generator.device
     noise = torch.randn(x_start.shape, generator=generator, device=device, dtype=x_start.dtype)
-    return Draws(level, weight, noise, level_to=to)
+    estimates = None
+    if parts.self_conditioned:
+        estimates = torch.rand(len(x_start), dtype=torch.float64, generator=generator, device=device) < HALF
+    return Draws(level, weight, noise, level_to=to, estimates=estimates)
 
 
 def random_pairs(
@@ -122,7 +133,10 @@ def seeded_draws(
     level, to, weight = _sampled(parts, state, u)
     start, stop, _ = rows.indices(batch)
     noise = normals(keys(key(seed, Purpose.NOISE, step), stop - start, device, start), parts.data_shape)
-    return Draws(level, weight, noise, level_to=to)
+    estimates = None
+    if parts.self_conditioned:
+        estimates = uniforms(keys(key(seed, Purpose.ESTIMATE, step), batch, place)) < HALF
+    return Draws(level, weight, noise, level_to=to, estimates=estimates)
 
 
 def training_loss(
@@ -139,8 +153,10 @@ def training_loss(
         model, x_start, conditions: Its arguments.
         draws: For these examples, on their device.
     """
-    pair = {} if draws.level_to is None else {"level_to": draws.level_to}
-    terms = loss_terms(model, x_start, draws.level, draws.noise, decoder_rows=draws.decoder_rows, **pair, **conditions)
+    more = {} if draws.level_to is None else {"level_to": draws.level_to}
+    if draws.estimates is not None:
+        more["estimates"] = draws.estimates
+    terms = loss_terms(model, x_start, draws.level, draws.noise, decoder_rows=draws.decoder_rows, **more, **conditions)
     return terms["loss"] * draws.weight, terms
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -16,7 +18,7 @@ from diffkit.protocols import Composition, Level, LossInputs, Model, Tangent
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.denoiser import call_network, end_of_step
 from diffkit.table import Coefs
-from diffkit.tensors import differentiable_twice, precision_of
+from diffkit.tensors import differentiable_twice, load_forward_rules, precision_of
 
 JVP_METHODS = ("forward", "backward", "difference")
 """Ways to differentiate the network along a tangent."""
@@ -75,8 +77,9 @@ class BoundNetwork:
     def predict(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
         """Return the network's mean channels; see `LossNetwork`."""
         at = self.at
-        if x is at.x_t and level is at.level and (to is at.to or (to is None and at.to is None)):
-            return at.out
+        end = None if self.call.parts.times == 1 else at.to
+        if x is at.x_t and level is at.level and to is end:
+            return at.out if torch.is_grad_enabled() else at.out.detach()
         return self.call(x, level, to)[0]
 
     def x_start(self, x: Tensor, level: Level, to: Level | None = None) -> Tensor:
@@ -128,19 +131,21 @@ def _forward(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves
         with torch.no_grad():
             rate: Tensor = torch.func.jvp(moved, (by,), (torch.ones_like(by),))[1]
         return rate
+    load_forward_rules()
     with torch.no_grad(), differentiable_twice(), forward_ad.dual_level():
         x_dual = _dual(x, along)
         if at is not None:
             level = level._replace(c_in=_dual(level.c_in, at.c_in), time=_dual(level.time, at.time))
         if to is not None and end is not None:
             to = to._replace(time=_dual(to.time, end.time))
-        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])
+        out, derivative = forward_ad.unpack_dual(call(x_dual, level, to)[0])  # type: ignore[no-untyped-call]
         return torch.zeros_like(out) if derivative is None else derivative
 
 
 def _dual(value: Tensor, along: Tensor) -> Tensor:
     """A value with its derivative, in memory of one layout."""
-    dual: Tensor = forward_ad.make_dual(value.contiguous(), along.to(value.dtype).contiguous())
+    given = (value.contiguous(), along.to(value.dtype).contiguous())
+    dual: Tensor = forward_ad.make_dual(*given)  # type: ignore[no-untyped-call]
     return dual
 
 
@@ -164,27 +169,27 @@ def _difference(call: NetworkCall, x: Tensor, level: Level, to: Level | None, mo
     size = along.flatten(1).square().mean(1).sqrt()
     for rate in (at, end):
         size = size if rate is None else torch.maximum(size, rate.time.abs())
-    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / size.clamp(min=torch.finfo(x.dtype).tiny)
+    by = _STEP * torch.finfo(x.dtype).eps ** (1 / 3) / torch.where(size > 0, size, 1.0)
     with torch.no_grad():
         ahead, behind = (call(*_moved(x, level, to, moves, step))[0] for step in (by, -by))
-    return (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    found: Tensor = (ahead - behind) / (2 * by).view(-1, *(1,) * (x.ndim - 1))
+    return found
 
 
 def derivative(call: NetworkCall, x: Tensor, level: Level, to: Level | None, moves: Moves, method: str) -> Tensor:
     """Return the derivative of a network's mean channels along a direction, by one of `JVP_METHODS`, (B, C, *S)."""
-    with whole_network(call.model):
+    with eager():
         return _DERIVATIVES[method](call, x.detach(), level, to, moves).detach()
 
 
 _DERIVATIVES = {"forward": _forward, "backward": _backward, "difference": _difference}
 
 
-def whole_network(model: Model) -> AbstractContextManager[Any]:
+def eager() -> AbstractContextManager[Any]:
     """Return a context in which a compiled network runs as it is: its graphs have a first backward derivative only."""
-    if torch.compiler.is_compiling() or not isinstance(model, nn.Module):
+    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules:
         return nullcontext()
-    compiled = any(vars(m).get("_compiled_call_impl") is not None for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 # ---- the teacher -----------------------------------------------------------------------------------------------------
@@ -221,10 +226,10 @@ def teacher_problems(teacher: Any, parts: Composition) -> Iterable[str]:
         yield "the teacher was composed with backbone=None; give a system with a network"
     if teacher.data_shape != parts.data_shape:
         yield f"the teacher is of data {teacher.data_shape}, the system of {parts.data_shape}; they must be equal"
-    if own.table.num_steps != parts.table.num_steps or not all(
-        torch.allclose(torch.from_numpy(getattr(own.table, n)), torch.from_numpy(getattr(parts.table, n)), atol=1e-12)
-        for n in _TABLES
-    ):
+    pairs = [(getattr(own.table, name), getattr(parts.table, name)) for name in _TABLES]
+    if own.table.num_steps != parts.table.num_steps or not all(np.allclose(*pair, atol=1e-12) for pair in pairs):
         yield "the teacher has other levels than the system; compose both with one schedule, num_steps and spacing"
+    if None not in (own.classes, parts.classes) and own.classes != parts.classes:
+        yield f"the teacher has {own.classes} classes, the system {parts.classes}; they must be equal"
     if own.mean != parts.mean and not own.mean.continuous_time:
         yield f"the teacher's {own.label('mean')} is defined with the system's own alone; compose with that mean"

@@ -190,6 +190,7 @@ class System(nn.Module):
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
         teacher: System | NetworkCall | None = None,
+        estimates: Tensor | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
@@ -203,6 +204,7 @@ class System(nn.Module):
                 rows only. B by default, which is always correct.
             level_to: Second levels, with a `PairSampler`: 0..level, (B,) int64, or log_snr.
             teacher: The teacher of a `NetworkLoss`, in eval mode; by default the network itself, in eval mode.
+            estimates: Which examples get the network's previous estimate, (B,) bool, if it reads one; none by default.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -216,7 +218,7 @@ class System(nn.Module):
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
         if isinstance(teacher, System):
             teacher = NetworkCall(teacher._model(None), teacher.parts, teacher.objective.scales_input, {})
-        return self.objective.terms(network, x_start, level, noise, rows, conditions, level_to, teacher)
+        return self.objective.terms(network, x_start, level, noise, rows, conditions, level_to, teacher, estimates)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -397,6 +399,8 @@ class System(nn.Module):
         x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
         check_unused(self._model(options.get("model")), options, "sampler", "compile")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
+        if self.parts.self_conditioned:
+            log("note: the bound is that of sampling without previous estimates, which are zeros here")
         rows = rows_at_a_time(rows_per_call, x_start.device)
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:

@@ -1,4 +1,4 @@
-"""How often a loss that calls the network again does so."""
+"""How often an update of training calls the network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from diffkit.system.objective import Objective, tried
 
 
 def network_calls(objective: Objective) -> str:
-    """Return how often a loss that calls the network again does so, in words; empty for other losses.
+    """Return how often an update calls the network, in words, if that is not once; else nothing.
 
     It is counted, in one evaluation of the loss with a network that returns zeros.
     """
+    if objective.parts.self_conditioned:
+        return "1 of the network, 1 for its previous estimate, without gradient"
     if not isinstance(objective.parts.loss, NetworkLoss):
         return ""
     calls = dict.fromkeys(("network", "teacher", "derivative"), 0)

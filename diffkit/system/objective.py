@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.errors import CompositionError, ProtocolError
-from diffkit.gaussian import mixed
+from diffkit.gaussian import decode, mixed
 from diffkit.protocols import (
     Composition,
     ContinuousSchedule,
@@ -32,11 +32,11 @@ from diffkit.system.coefficients import (
     target_coefficients,
     transition_coefficients,
 )
-from diffkit.system.denoiser import call_network, end_of_step
+from diffkit.system.denoiser import PREVIOUS, call_network, end_of_step
 from diffkit.system.loss_network import BoundNetwork, NetworkCall, teacher_of
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
-from diffkit.tensors import precision_of
+from diffkit.tensors import load_forward_rules, precision_of
 
 _RESERVED = ("level", "weight")
 """Keys that `System.forward` adds to a loss's terms."""
@@ -94,6 +94,7 @@ class Objective:
         conditions: Mapping[str, Any],
         level_to: Tensor | None = None,
         teacher: NetworkCall | None = None,
+        estimates: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
         parts = self.parts
@@ -101,7 +102,10 @@ class Objective:
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
         to = None if level_to is None else self.record(level_to, x_start)
         end = None if parts.times == 1 else end_of_step(parts.times, at, to)
-        out, raw = call_network(model, x_t, at, parts.var, self.scales_input, conditions, precision_of(model), end)
+        precision = precision_of(model)
+        if estimates is not None:
+            conditions = {**conditions, PREVIOUS: self._estimate(model, x_t, at, conditions, precision, end, estimates)}
+        out, raw = call_network(model, x_t, at, parts.var, self.scales_input, conditions, precision, end)
         log_variance = None if at.coefficients is None else self.parts.var.log_variance(raw, at.coefficients)
         inputs = LossInputs(
             x_start=x_start,
@@ -125,6 +129,21 @@ class Objective:
             found = parts.loss(inputs)
         return _checked(found, x_start.shape[0], parts.label("loss"))
 
+    @torch.no_grad()
+    def _estimate(
+        self,
+        model: Model,
+        x_t: Tensor,
+        at: Level,
+        conditions: Mapping[str, Any],
+        precision: torch.dtype | None,
+        end: Level | None,
+        estimates: Tensor,
+    ) -> Tensor:
+        """The network's own estimate of x_start for some of the examples, zeros for the others, without gradient."""
+        out, _ = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions, precision, end)
+        return decode(out, x_t, at) * _spread(estimates, x_t)
+
     def _network(
         self, call: NetworkCall, inputs: LossInputs, t: Tensor, s: Tensor | None, teacher: NetworkCall | None
     ) -> BoundNetwork:
@@ -146,7 +165,8 @@ class Objective:
         if not self.parts.continuous_time:
             return self.columns.level(self.columns.on(x.device, x.dtype)[level], x.ndim, "rate")
         log_snr = level.double()
-        _, rates = torch.func.jvp(self._columns_at, (log_snr,), (torch.ones_like(log_snr),))
+        load_forward_rules()
+        rates = torch.func.jvp(self._columns_at, (log_snr,), (torch.ones_like(log_snr),))[1]
         by_time = [rate / rates[-1] for rate in rates]
         return _level_of([torch.where(rate.isfinite(), rate, 0.0) for rate in by_time], x)
 
@@ -196,7 +216,8 @@ class Objective:
 def _level_of(columns: Sequence[Tensor], x: Tensor) -> Level:
     """A `Level` of the columns of `LEVEL`, broadcastable to x."""
     *scales, time = columns
-    return Level(*[_spread(scale, x) for scale in scales], time.to(x.dtype), coefficients=None)
+    alpha, sigma, log_snr, c_skip, c_out, c_in = (_spread(scale, x) for scale in scales)
+    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time.to(x.dtype), coefficients=None)
 
 
 def _spread(value: Tensor, x: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class Purpose(IntEnum):
     DATA = 7
     VALIDATION = 8
     LEVEL_TO = 9
+    ESTIMATE = 10
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

@@ -21,6 +21,7 @@ from diffkit.protocols import (
     RoutedSampler,
     Sampler,
     State,
+    StepRow,
 )
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
@@ -269,9 +270,58 @@ class _Recorder:
     def __init__(self, denoise: Denoise):
         self._denoise = denoise
 
-    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
-        self.last = self._denoise(x, level) if to is None else self._denoise(x, level, to)
+    def __call__(self, x: Tensor, level: Level, *more: Any, **named: Any) -> Prediction:
+        self.last = self._denoise(x, level, *more, **named)
         return self.last
+
+
+class _WithPrevious:
+    """A denoiser that gives the network its previous estimate of x_start, and stores each as the next one's."""
+
+    def __init__(self, denoise: Any, previous: Tensor):
+        self._denoise, self.previous = denoise, previous
+
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        found: Prediction = self._denoise(x, level, to, previous=self.previous)
+        self.previous = found.x_start
+        return found
+
+
+@frozen(eq=False)
+class SelfConditioned(MultistageSampler):
+    """A sampler whose state also holds the network's last estimate of x_start, zeros at first.
+
+    Attributes:
+        inner: The sampler.
+    """
+
+    inner: Sampler
+
+    @property
+    def stochastic(self) -> bool:
+        """As the sampler."""
+        return self.inner.stochastic
+
+    @property
+    def uses_last(self) -> bool:  # type: ignore[override]
+        """As the sampler."""
+        return isinstance(self.inner, MultistageSampler) and self.inner.uses_last
+
+    def plan(self, steps: Steps) -> Mapping[str, F64]:
+        """As the sampler."""
+        return self.inner.plan(steps)
+
+    def init(self, x: Tensor) -> State:
+        """Return the sampler's state and no estimate."""
+        return self.inner.init(x), torch.zeros_like(x)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Take the sampler's step, with each estimate given to the next call."""
+        given = _WithPrevious(denoise, state[1])
+        x, state = self.inner.step(given, x, state[0], row, noise, last)
+        return x, (state, given.previous)
 
 
 @computing("the steps of the sampler")
@@ -324,7 +374,7 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
         for name, block in pieces[0].items()
     }
     to_rows = np.concatenate([np.arange(top, bottom, -1) - 1 for top, bottom in runs.items()])
-    return _program_of(sampler, table, joined, to_rows)
+    return _program_of(parts, sampler, table, joined, to_rows)
 
 
 @computing("the steps of the sampler")
@@ -365,12 +415,18 @@ def _program(
     to_rows: np.ndarray,
 ) -> Program:
     blocks = _blocks(parts, sampler, level_coefficients(parts, table), steps, from_rows, to_rows)
-    return _program_of(sampler, table, blocks, to_rows)
+    return _program_of(parts, sampler, table, blocks, to_rows)
 
 
 def _program_of(
-    sampler: Sampler, table: ProcessTable, blocks: Mapping[str, NamedColumns], to_rows: np.ndarray
+    parts: Composition,
+    sampler: Sampler,
+    table: ProcessTable,
+    blocks: Mapping[str, NamedColumns],
+    to_rows: np.ndarray,
 ) -> Program:
+    if parts.self_conditioned:
+        sampler = SelfConditioned(sampler)
     num_nodes = len(blocks) - len(("t", "s", "coef"))
     return Program(sampler, CoefficientTable(blocks), tuple(int(k) for k in table.index[to_rows]), num_nodes)
 

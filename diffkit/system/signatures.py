@@ -24,8 +24,8 @@ _TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
 """Names that networks use for their time argument."""
 
-_TIME_TO = "time_to"
-"""Keyword by which a network of two times gets the second one."""
+_NO_CONDITIONS = ("time_to", "previous_x_start")
+"""Keywords that a network gets from diffkit: its second time, and its previous estimate."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -204,7 +204,7 @@ def _read(function: Callable[..., Any], skip: int) -> _Taken:
     """Names of a function's arguments after the first ones, which are the data and the time."""
     parameters = list(_signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
-    positional.append(_TIME_TO)
+    positional += _NO_CONDITIONS
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in positional]
     return _Taken(
         frozenset(p.name for p in named),

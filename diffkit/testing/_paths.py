@@ -130,7 +130,9 @@ class ContinuousLevels(ContinuousTimestepSampler):
 class LevelPairs(PairSampler):
     """Timestep sampler of the checks: t is uniform on 1..T, s on 0..t."""
 
-    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(  # type: ignore[override]
+        self, state: State, u: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return t, s, (B,) int64, and weights of one."""
         t = (u[:, 0] * num_steps).long() + 1
         return t, (u[:, 1] * (t + 1)).long(), torch.ones_like(u[:, 0], dtype=torch.float32)

@@ -55,32 +55,35 @@ def find_teacher(system: Trainable, config: TrainConfig, given: System | str | P
         OptionError: The loss has no such teacher, or it does not fit the system.
         CheckpointError, SpecError: As `diffkit.load`.
     """
-    loss = network_loss(system)
+    loss, label = network_loss(system), system.parts.label("loss")
     wanted = None if loss is None else loss.teacher
-    label = system.parts.label("loss")
-    if is_running_mean(wanted):
-        rates = [ema_label(rate) for rate in config.ema]
-        if not rates or wanted not in ("ema", *rates):
-            known = ", ".join(rates) or "none"
-            raise OptionError(
-                f"{label} learns from the running mean {wanted!r}, which training does not compute (means: {known})",
-                fix={"ema": (0.9999,)} if wanted == "ema" else (),
-            )
-    if given is None and wanted is not None and wanted != SYSTEM and not is_running_mean(wanted):
-        given = wanted
-    if given is None:
-        if wanted == SYSTEM:
-            raise OptionError(f"{label} learns from another system; give diffkit.train teacher= a system or its folder")
-        return None
     if wanted is None or is_running_mean(wanted):
-        what = "no teacher" if wanted is None else "its own running mean"
-        raise OptionError(f"teacher was given, but {label} learns from {what}; leave it out")
-    teacher = given if isinstance(given, System) else load(given)
+        if given is not None:
+            what = "no teacher" if wanted is None else "its own running mean"
+            raise OptionError(f"teacher was given, but {label} learns from {what}; leave it out")
+        if wanted is not None:
+            _check_mean(label, wanted, config)
+        return None
+    if given is None and wanted == SYSTEM:
+        raise OptionError(f"{label} learns from another system; give diffkit.train teacher= a system or its folder")
+    found = wanted if given is None else given
+    teacher = found if isinstance(found, System) else load(found)
     if problems := list(teacher_problems(teacher, system.parts)):
         raise OptionError("\n  ".join([f"the teacher of {label} does not fit:", *problems]))
-    assert teacher.network is not None
     own = copy.deepcopy(teacher.network)  # the system in training may have this very network
+    assert own is not None, "one of the problems"
     return teacher.with_network(own.to(system.device).requires_grad_(False)).eval()
+
+
+def _check_mean(label: str, wanted: str, config: TrainConfig) -> None:
+    """Raise `OptionError` unless training computes the running mean that a loss learns from."""
+    means = [ema_label(rate) for rate in config.ema]
+    if not means or wanted not in ("ema", *means):
+        raise OptionError(
+            f"{label} learns from the running mean {wanted!r}, which training does not compute (means: "
+            f"{', '.join(means) or 'none'})",
+            fix={"ema": (0.9999,)} if wanted == "ema" else (),
+        )
 
 
 def teacher_record(teacher: System | None, system: Trainable, given: object) -> dict[str, Any]:

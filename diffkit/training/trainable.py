@@ -54,6 +54,7 @@ class Trainable(Protocol):
         *,
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
+        estimates: Tensor | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return "loss" and metrics, each (B,), given all randomness; see `System.loss_terms`."""

@@ -161,6 +161,6 @@ class _ValidationPass:
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
-        pair = {} if to is None else {"level_to": to[mine.start : mine.start + count]}
+        pair: dict[str, Any] = {} if to is None else {"level_to": to[mine.start : mine.start + count]}
         terms = self.loss_terms(self.model, x, here, noise, **pair, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import attend, run
-from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
+from diffkit.parts.backbones._embedding import (
+    SecondTimeEmbedding,
+    TimeEmbedding,
+    add_labels,
+    embed_times,
+    join_previous,
+)
 
 _TIME_COLUMNS = 256  # width of the sinusoidal embedding, for every hidden width (DiT paper, section 4)
 _EMBEDDING_STD = 0.02  # of the normal initial values of label and time embeddings, ViT's choice
@@ -127,6 +133,7 @@ class DiTNetwork(nn.Module):
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
         checkpoint: Recompute the activations of each block in the backward pass.
         times: How many times it takes, 1 or 2.
+        self_condition: Whether it reads its previous estimate of x_start.
     """
 
     pos_embed: Tensor
@@ -144,9 +151,11 @@ class DiTNetwork(nn.Module):
         num_labels: int,
         checkpoint: bool,
         times: int = 1,
+        self_condition: bool = False,
     ):
         super().__init__()
         channels, height, breadth = data_shape
+        self.self_condition, channels = self_condition, channels * (2 if self_condition else 1)
         rows, columns = self.grid = (height // patch, breadth // patch)
         self.patch, self.num_labels, self.checkpoint = patch, num_labels, checkpoint
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch, stride=patch)})
@@ -158,7 +167,15 @@ class DiTNetwork(nn.Module):
         self.final_layer = FinalLayer(width, patch * patch * out_channels)
         self._initialize()
 
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, time_to: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        y: Tensor | None = None,
+        *,
+        time_to: Tensor | None = None,
+        previous_x_start: Tensor | None = None,
+    ) -> Tensor:
         """Evaluate the diffusion transformer.
 
         Args:
@@ -166,6 +183,7 @@ class DiTNetwork(nn.Module):
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
+            previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
             (B, out_channels, rows, columns).
         Raises:
@@ -174,7 +192,10 @@ class DiTNetwork(nn.Module):
         second = None if self.r_embedder is None else self.r_embedder["mlp"]
         emb = embed_times(self.t_embedder["mlp"], second, time, time_to, x)
         emb = add_labels(emb, self.y_embedder, self.num_labels, y, x)
-        h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
+        h = (
+            self.x_embedder["proj"](join_previous(x, previous_x_start, self.self_condition)).flatten(2).transpose(1, 2)
+            + self.pos_embed
+        )
         for block in self.blocks:
             h = run(block, h, emb, recompute=self.checkpoint)
         return self._image(self.final_layer(h, emb))

@@ -68,7 +68,7 @@ class SecondTimeEmbedding(TimeEmbedding):
     def __init__(self, columns: int, width: int):
         super().__init__(columns, width)
         zeroed(self[2])
-        self.register_load_state_dict_pre_hook(_add_missing)
+        self.register_load_state_dict_pre_hook(_add_missing)  # type: ignore[no-untyped-call]
 
 
 def _add_missing(embedding: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -88,7 +88,27 @@ def embed_times(first: nn.Module, second: nn.Module | None, time: Tensor, time_t
         if time_to is not None:
             raise OptionError("time_to was given, but the network takes one time; leave it out, or build with times=2")
         return emb
-    return emb + second(torch.zeros_like(time) if time_to is None else time - time_to, x)
+    length: Tensor = second(torch.zeros_like(time) if time_to is None else time - time_to, x)
+    return emb + length
+
+
+def join_previous(x: Tensor, previous: Tensor | None, reads: bool) -> Tensor:
+    """Return x, (B, C, *S), with a network's previous estimate of x_start as further channels, if it reads one.
+
+    Args:
+        x: The data.
+        previous: The estimate; None for zeros.
+        reads: Whether the network reads it.
+    Raises:
+        OptionError: There is an estimate that the network does not read, or of another shape than x.
+    """
+    if not reads:
+        if previous is not None:
+            raise OptionError("previous_x_start was given, but the network reads none; build with self_condition=True")
+        return x
+    if previous is not None and previous.shape != x.shape:
+        raise OptionError(f"previous_x_start must have shape {tuple(x.shape)}, as x, got {tuple(previous.shape)}")
+    return torch.cat([x, torch.zeros_like(x) if previous is None else previous.to(x.dtype)], 1)
 
 
 def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor | None, x: Tensor) -> Tensor:

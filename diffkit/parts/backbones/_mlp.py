@@ -7,7 +7,13 @@ import math
 from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import zeroed
-from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
+from diffkit.parts.backbones._embedding import (
+    SecondTimeEmbedding,
+    TimeEmbedding,
+    add_labels,
+    embed_times,
+    join_previous,
+)
 
 
 class ResidualLayer(nn.Module):
@@ -35,21 +41,39 @@ class MLPNetwork(nn.Module):
         width, depth: Hidden width and number of residual layers.
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
         times: How many times it takes, 1 or 2.
+        self_condition: Whether it reads its previous estimate of x_start.
     """
 
     def __init__(
-        self, data_shape: tuple[int, ...], out_channels: int, *, width: int, depth: int, num_labels: int, times: int = 1
+        self,
+        data_shape: tuple[int, ...],
+        out_channels: int,
+        *,
+        width: int,
+        depth: int,
+        num_labels: int,
+        times: int = 1,
+        self_condition: bool = False,
     ):
         super().__init__()
         self.num_labels, self.out_shape = num_labels, (out_channels, *data_shape[1:])
         self.time_embed = TimeEmbedding(width, width)
         self.label_emb = nn.Embedding(num_labels, width) if num_labels else None
-        self.first = nn.Linear(math.prod(data_shape), width)
+        self.self_condition = self_condition
+        self.first = nn.Linear((2 if self_condition else 1) * math.prod(data_shape), width)
         self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
         self.time_to_embed = SecondTimeEmbedding(width, width) if times == 2 else None
         self.out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zeroed(nn.Linear(width, math.prod(self.out_shape))))
 
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, time_to: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        y: Tensor | None = None,
+        *,
+        time_to: Tensor | None = None,
+        previous_x_start: Tensor | None = None,
+    ) -> Tensor:
         """Evaluate the perceptron.
 
         Args:
@@ -57,6 +81,7 @@ class MLPNetwork(nn.Module):
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
+            previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
             (B, out_channels, *S).
         Raises:
@@ -64,7 +89,7 @@ class MLPNetwork(nn.Module):
         """
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
-        h: Tensor = self.first(x.flatten(1))
+        h: Tensor = self.first(join_previous(x, previous_x_start, self.self_condition).flatten(1))
         for layer in self.layers:
             h = layer(h, emb)
         out: Tensor = self.out(h)

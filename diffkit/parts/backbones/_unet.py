@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
-from diffkit.parts.backbones._embedding import SecondTimeEmbedding, TimeEmbedding, add_labels, embed_times
+from diffkit.parts.backbones._embedding import (
+    SecondTimeEmbedding,
+    TimeEmbedding,
+    add_labels,
+    embed_times,
+    join_previous,
+)
 from diffkit.parts.backbones._layout import Layout
 
 _LINEAR = ("linear", "bilinear", "trilinear")
@@ -39,14 +45,22 @@ class UNetNetwork(nn.Module):
         num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
         low_res_channels: Channels of the low-resolution image; 0 for none.
         times: How many times it takes, 1 or 2.
+        self_condition: Whether it reads its previous estimate of x_start.
     """
 
     def __init__(
-        self, layout: Layout, out_channels: int, num_labels: int = 0, low_res_channels: int = 0, times: int = 1
+        self,
+        layout: Layout,
+        out_channels: int,
+        num_labels: int = 0,
+        low_res_channels: int = 0,
+        times: int = 1,
+        self_condition: bool = False,
     ):
         super().__init__()
         self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
+        self.self_condition = self_condition
         self.time_to_embed = SecondTimeEmbedding(layout.channels, layout.emb_width) if times == 2 else None
         self.label_emb = nn.Embedding(num_labels, layout.emb_width) if num_labels else None
         self.input_blocks, left = down_blocks(layout)
@@ -67,6 +81,7 @@ class UNetNetwork(nn.Module):
         low_res: Tensor | None = None,
         *,
         time_to: Tensor | None = None,
+        previous_x_start: Tensor | None = None,
     ) -> Tensor:
         """Evaluate the U-Net.
 
@@ -76,6 +91,7 @@ class UNetNetwork(nn.Module):
             y: Class labels, (B,) integers; required exactly if the network has classes.
             low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
+            previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
             (B, out_channels, *S).
         Raises:
@@ -83,7 +99,7 @@ class UNetNetwork(nn.Module):
         """
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
-        skips = self._down(self._join(x, low_res), emb)
+        skips = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb)
         h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
         for block in self.output_blocks:
             h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
@@ -98,11 +114,12 @@ class UNetNetwork(nn.Module):
         low_res: Tensor | None = None,
         *,
         time_to: Tensor | None = None,
+        previous_x_start: Tensor | None = None,
     ) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
-        down = self._down(self._join(x, low_res), emb)
+        down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb)
         h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
         up = []
         for block, skip in zip(self.output_blocks, reversed(down), strict=True):

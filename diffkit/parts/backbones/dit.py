@@ -11,7 +11,7 @@ from diffkit.errors import Message, problem
 from diffkit.options import choice, flag, integer, number
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import refuse
-from diffkit.protocols import ConditionalBackbone, TwoTimeBackbone
+from diffkit.protocols import ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 @registry("backbone").register("dit")
 @frozen
-class DiT(ConditionalBackbone, TwoTimeBackbone):
+class DiT(ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone):
     """Diffusion Transformer with adaLN-zero conditioning, for images.
 
     Data is (C, rows, columns) with any number of channels; sides are multiples of the patch and fixed once built.
@@ -48,6 +48,8 @@ class DiT(ConditionalBackbone, TwoTimeBackbone):
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
             maps need it. Weights of a network of one time load, and compute what they did.
+        self_condition: The network also reads its own estimate of x_start from the call before, as Chen et al. 2022,
+            arXiv:2208.04202, section 3.3: training gives half of the examples one, by another pass without gradient.
     Source: Peebles & Xie 2022, arXiv:2212.09748.
     Deviates: labels are never dropped inside the network; training for guidance passes index num_classes.
     """
@@ -62,6 +64,7 @@ class DiT(ConditionalBackbone, TwoTimeBackbone):
     null_class: bool = flag(False)
     checkpoint: bool = flag(False)
     times: int = integer(1, ge=1, le=2)
+    self_condition: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -97,6 +100,7 @@ class DiT(ConditionalBackbone, TwoTimeBackbone):
             num_labels=label_count(self.num_classes, self.null_class),
             checkpoint=self.checkpoint,
             times=self.times,
+            self_condition=self.self_condition,
         )
 
     def _dimensions(self) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from diffkit.errors import Message, OptionError
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import Layout, refuse
-from diffkit.protocols import ConditionalBackbone, ResizableBackbone, TwoTimeBackbone
+from diffkit.protocols import ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoTimeBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @registry("backbone").register("unet")
 @frozen
-class UNet(ConditionalBackbone, ResizableBackbone, TwoTimeBackbone):
+class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoTimeBackbone):
     """U-Net with attention at coarse levels, as in improved-diffusion and guided-diffusion (ADM).
 
     Data has one, two or three spatial axes, of any size that the levels can halve; of three axes only the inner two
@@ -55,6 +55,8 @@ class UNet(ConditionalBackbone, ResizableBackbone, TwoTimeBackbone):
         groups: Groups of every group norm; divides every level's width. The published networks have 32.
         times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
             maps need it. Weights of a network of one time load, and compute what they did.
+        self_condition: The network also reads its own estimate of x_start from the call before, as Chen et al. 2022,
+            arXiv:2208.04202, section 3.3: training gives half of the examples one, by another pass without gradient.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
     Deviates: attention_resolutions are sizes, never factors, and one that no level has is an error.
     """
@@ -77,6 +79,7 @@ class UNet(ConditionalBackbone, ResizableBackbone, TwoTimeBackbone):
     checkpoint: bool = flag(False)
     groups: int = integer(32, ge=1)
     times: int = integer(1, ge=1, le=2)
+    self_condition: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -130,8 +133,11 @@ class UNet(ConditionalBackbone, ResizableBackbone, TwoTimeBackbone):
         from diffkit.parts.backbones._unet import UNetNetwork
 
         num_labels = label_count(self.num_classes, self.null_class)
-        return laid_out(UNetNetwork(layout, out_channels, num_labels, self.low_res_channels, self.times))
+        return laid_out(
+            UNetNetwork(layout, out_channels, num_labels, self.low_res_channels, self.times, self.self_condition)
+        )
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published networks attend at 16 and 8 pixels
-        return Layout.of(self, data_shape, self.channels_in(data_shape), (8, 16))
+        own = data_shape[0] if self.self_condition else 0
+        return Layout.of(self, data_shape, self.channels_in(data_shape) + own, (8, 16))
