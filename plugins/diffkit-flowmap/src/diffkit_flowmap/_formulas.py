@@ -62,7 +62,7 @@ def joined(first: Tensor, second: Tensor, t: Level, m: Level, s: Level) -> Tenso
     keep = torch.where(there, 1.0, s.sigma / torch.where(there, 1.0, m.sigma))
     whole = step_between(t, s).move
     share = keep * step_between(t, m).move / torch.where(whole == 0, 1.0, whole)
-    return second + share * (first - second)
+    return torch.where(there, first, second + share * (first - second))
 
 
 def velocity(x: Tensor, x_start: Tensor, t: Level, rate: Level) -> Tensor:
