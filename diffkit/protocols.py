@@ -414,7 +414,7 @@ class NetworkLoss(Loss):
 
     @property
     def optimum(self) -> str | None:
-        """The network at which the loss is least, which the kit checks on data whose flow map is known; None if unknown.
+        """The network at which the loss is least; None if unknown. The kit checks it on data whose flow map is known.
 
         "flow_map": its x_start towards s is the average of the ideal denoiser on the way from t to s, so that
         ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) x_start``. "to_clean": its x_start is

@@ -113,12 +113,14 @@ class FlowMapCase:
         """A running mean is as the network is; another system is the exact denoiser."""
         parts, teacher = self.system.parts, self.system.parts.loss.teacher
         running = teacher is not None and teacher.split("_")[0] == "ema"
-        exact = ExactNetwork(self.path, parts.mean, self.to_clean and running, off if running else torch.zeros_like(off))
+        exact = ExactNetwork(
+            self.path, parts.mean, self.to_clean and running, off if running else torch.zeros_like(off)
+        )
         return NetworkCall(exact, parts, self.system.objective.scales_input, {})
 
 
 def _given(level: Level) -> tuple[Tensor, Tensor, Tensor]:
-    """Points x_t, (P * N, 1), values of x_start given each, and their weights, (P * N,): Gauss-Hermite in components."""
+    """Points x_t, (P N, 1), values of x_start given each, (P N, 1), and weights, (P N,): Gauss-Hermite by component."""
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(_NODES))
     x_t = torch.tensor(_POINTS, dtype=torch.float64)[:, None] * (level.alpha + level.sigma)
     variance = level.alpha**2 * DATA.stds**2 + level.sigma**2
@@ -149,9 +151,7 @@ def _cases(loss: NetworkLoss, num_steps: int) -> Iterator[FlowMapCase]:
                     if system.parts.continuous_time:
                         t, s = (torch.tensor(system.table.log_snr[int(k)]) for k in (t, s))
                     at = evolve(where, level=None, detail=f"{where.detail}, from {shares[0]:g} to {shares[1]:g} of T")
-                    yield FlowMapCase(
-                        system, at, path, t, s if loss.needs_pairs else None, loss.optimum == "to_clean"
-                    )
+                    yield FlowMapCase(system, at, path, t, s if loss.needs_pairs else None, loss.optimum == "to_clean")
 
 
 @check("loss")
@@ -183,5 +183,3 @@ def least_at_the_exact_flow_map(loss: Loss) -> None:
         vanishes = fine <= _EXACT or (fine <= _NEAR and fine <= 0.7 * coarse)
         ordinary = f"{fine:.3g} of the usual one, and {coarse:.3g} with half as many levels"
         require(vanishes, "no gradient at the exact flow map", ordinary, case.where)
-
-

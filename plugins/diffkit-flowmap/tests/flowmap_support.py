@@ -56,12 +56,14 @@ def posterior(x: Tensor, t: Level, nodes: int = 40) -> tuple[Tensor, Tensor]:
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     points, weights = torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
     found, shares = [], []
-    share, away, variance = DATA._components(x, t.alpha, t.sigma)  # one formula for the posterior, that of x_start
+    variance = t.alpha**2 * DATA.stds**2 + t.sigma**2
+    away = x - t.alpha * DATA.means
+    share = torch.softmax(torch.log(DATA.weights) - 0.5 * (away**2 / variance + torch.log(variance)), 1)
     for k in range(len(DATA.means)):
-        mean = DATA.means[k] + t.alpha * DATA.stds[k] ** 2 / variance[..., k] * away[..., k]
-        std = DATA.stds[k] * t.sigma / variance[..., k].sqrt()
+        mean = DATA.means[k] + t.alpha * DATA.stds[k] ** 2 / variance[:, k, None] * away[:, k, None]
+        std = DATA.stds[k] * t.sigma / variance[:, k, None].sqrt()
         found.append(mean + std * points.view(-1, 1, 1))
-        shares.append(share[..., k] * weights.view(-1, 1, 1))
+        shares.append(share[:, k, None] * weights.view(-1, 1, 1))
     return torch.cat(found), torch.cat(shares)
 
 
@@ -78,7 +80,7 @@ def grid(*times: float) -> tuple[Tensor, ...]:
 
 
 def slopes(path: Path, average: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, s: Tensor):
-    """Mean channels of an estimate ``average(x, t, s)``, and their derivatives by time and by x; values are separate."""
+    """Mean channels of an estimate ``average(x, t, s)``, and their derivatives by time and by x."""
 
     def out(x: Tensor, t: Tensor) -> Tensor:
         return output(average(x, t, s), x, path(t))

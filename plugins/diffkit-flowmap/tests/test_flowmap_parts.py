@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffkit_flow import Flow, FlowLinear
 from diffkit_flowmap import Consistency, Distill, FlowMap, FlowMapLevelPairs, FlowMapPairs, MeanFlow, Shortcut
-from flowmap_support import DATA, Path as NoisePath, output
+from flowmap_support import DATA, output
+from flowmap_support import Path as NoisePath
 from torch import Tensor
 
 import diffkit

@@ -1,4 +1,4 @@
-"""A flow map's loss needs derivatives along a direction in (x, time): forward mode, double backward and differences agree."""
+"""Derivatives along a direction in (x, time): forward mode, double backward and differences agree."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def midpoint(t: Tensor, s: Tensor) -> Tensor:
-    """Return the level midway between two, rounded down: in integers, or in the position ``p = sigma / (alpha + sigma)``.
+    """Return the level midway between two: in integers, rounded down, or in ``p = sigma / (alpha + sigma)``.
 
     Args:
         t, s: Levels 0..T, (B,) int64, or log_snr, (B,) float64; ``log_snr = -2 logit(p)``.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Consistency(NetworkLoss):
-    """``|f(x_t, t) - sg f(x_s, s)|^2 / (c_out^2 move)``, s a neighbour of t, f the network's x_start, ``f(x_0, 0) = x_0``.
+    """``|f(x_t, t) - sg f(x_s, s)|^2 / (c_out^2 move)``, s a neighbour of t; f is the network's x_start.
 
     Training takes x_s with the noise of x_t; its minimum is the flow map as neighbours close in. Distillation takes a
     Heun step of a teacher from x_t to x_s, which is more accurate at the same distance. Levels are those of the table;
@@ -34,7 +34,8 @@ class Consistency(NetworkLoss):
             on data alone.
     Source: Song et al. 2023, arXiv:2303.01469, algorithms 2 and 3; Song & Dhariwal 2023, arXiv:2310.14189, section 3.
     Deviates: written for any path and mean; the target is the network itself without gradient, as in the second paper,
-        in both; the boundary is set, where the papers build it into c_skip and c_out; their grid grows with training.
+        in both; ``f(x_0, 0) = x_0`` is set, where the papers build it into c_skip and c_out; the grid stays, where
+        theirs grows with training.
     """
 
     steps: int = integer(1, ge=1)

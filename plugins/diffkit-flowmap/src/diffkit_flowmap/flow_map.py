@@ -26,8 +26,8 @@ class FlowMap(RoutedSampler):
     With the exact flow map any number of steps, one included, gives exact samples. One evaluation a step.
 
     Attributes:
-        stochastic: Every step goes to clean data, and the next begins with fresh noise at the next level, as consistency
-            models are sampled in several steps. False goes from level to level.
+        stochastic: Every step goes to clean data, and the next begins with fresh noise at the next level, as
+            consistency models are sampled in several steps. False goes from level to level.
         times: How many times the network takes: 2 where it is given the end of the step; 1 for a consistency model,
             which always goes to clean data, or a distilled one, whose steps have one length.
     Source: Geng et al. 2025, arXiv:2505.13447, eq. 12; stochastic: Song et al. 2023, arXiv:2303.01469, algorithm 1.

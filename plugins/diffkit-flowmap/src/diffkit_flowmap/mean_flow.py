@@ -21,8 +21,8 @@ class MeanFlow(NetworkLoss):
     """``|F - sg(F - E)|^2``, with E the error of the MeanFlow identity ``keep (A - x_start) + (move / q) dA/dt = 0``.
 
     On the straight path with mean='flow', F is the average velocity u from t to s, and the target
-    ``v - (t - s) du/dt``. It needs pairs of levels and a network of two times. Where the schedule is continuous, du/dt is
-    exact; on a table, the derivatives of alpha and sigma are differences of neighbouring levels.
+    ``v - (t - s) du/dt``. It needs pairs of levels and a network of two times. At continuous levels du/dt is exact;
+    on a table, the derivatives of alpha and sigma are differences of neighbouring levels.
 
     Attributes:
         derivative: How du/dt is computed: "forward" (forward mode, exact; 4 to 9 forward passes), "backward" (twice in

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from diffkit import OptionError
 from diffkit.options import number
 from diffkit.protocols import ContinuousTimestepSampler, PairSampler, State
 from diffkit_flowmap._levels import log_snr_at
@@ -19,7 +20,7 @@ _EDGE = 1e-5
 
 @frozen
 class FlowMapPairs(PairSampler, ContinuousTimestepSampler):
-    """Position p of t from a mix of logit-normal and uniform; that of s uniform below it; s = t for a share of the rows.
+    """Position p of t logit-normal or uniform; that of s uniform below it, and s = t for a share of the rows.
 
     ``p = sigma / (alpha + sigma)``, the position on the straight path.
 
@@ -35,20 +36,34 @@ class FlowMapPairs(PairSampler, ContinuousTimestepSampler):
 
     mean: float = number(0.0, ge=-20, le=20)
     std: float = number(1.0, gt=0, le=5)
-    uniform: float = number(0.5, ge=0, le=1)
-    equal: float = number(0.25, ge=0, le=1)
-    clean: float = number(0.0, ge=0, le=1)
+    uniform: float = number(0.8, ge=0, le=1)
+    equal: float = number(0.2, ge=0, le=1)
+    clean: float = number(0.4, ge=0, le=1)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse shares that are more than all rows."""
+        if self.equal + self.clean > 1:
+            raise OptionError(
+                f"and equal={self.equal:g} are more than all rows",
+                option="clean",
+                value=self.clean,
+                fix={"clean": 1 - self.equal},
+            )
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return log_snr of t and of s, each (B,) float64, and weights of one (B,) float32."""
         import torch
 
         first, second = u.double().unbind(1)
-        is_uniform = first < self.uniform
-        spread = torch.where(is_uniform, first / max(self.uniform, _EDGE), (first - self.uniform) / max(1 - self.uniform, _EDGE))
-        spread = spread.clamp(_EDGE, 1 - _EDGE)
-        normal = (self.mean + self.std * torch.special.ndtri(spread)).sigmoid()
-        t = torch.where(is_uniform, spread, normal).clamp(_EDGE, 1 - _EDGE)
-        below = ((second - self.equal) / max(1 - self.equal - self.clean, _EDGE)).clamp(0, 1)
-        s = torch.where(second < self.equal, t, torch.where(second >= 1 - self.clean, 0.0, t * below))
-        return log_snr_at(t), torch.where(s == t, log_snr_at(t), log_snr_at(s)), torch.ones_like(first, dtype=torch.float32)
+        flat = first < self.uniform
+        share = torch.where(flat, _within(first, 0, self.uniform), _within(first, self.uniform, 1))
+        t = torch.where(flat, share, (self.mean + self.std * torch.special.ndtri(share)).sigmoid())
+        t = t.clamp(_EDGE, 1 - _EDGE)
+        s = t * _within(second, self.equal, 1 - self.clean)
+        s = torch.where(second < self.equal, t, torch.where(second < 1 - self.clean, s, 0.0))
+        return log_snr_at(t), log_snr_at(s), torch.ones_like(first, dtype=torch.float32)
+
+
+def _within(u: Tensor, low: float, high: float) -> Tensor:
+    """Return where uniforms lie between two bounds, in (0, 1); those outside are clamped."""
+    return ((u - low) / max(high - low, _EDGE)).clamp(_EDGE, 1 - _EDGE)
