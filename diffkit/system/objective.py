@@ -36,7 +36,7 @@ from diffkit.system.denoiser import PREVIOUS, call_network, end_of_step
 from diffkit.system.loss_network import BoundNetwork, NetworkCall, teacher_of
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
-from diffkit.tensors import load_forward_rules, precision_of
+from diffkit.tensors import has_values, load_forward_rules, precision_of
 
 _RESERVED = ("level", "weight")
 """Keys that `System.forward` adds to a loss's terms."""
@@ -252,7 +252,9 @@ def _check_finite(objective: Objective) -> None:
     count = min(_TRIAL_LEVELS, _TRIAL_VALUES // math.prod(parts.data_shape) + 2)
     rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
     terms = tried(objective, rows, lambda out: lambda *_, **__: out)
-    bad = [] if terms is None else (~terms["loss"].isfinite()).nonzero().flatten().tolist()
+    if terms is None or not has_values(terms["loss"]):
+        return
+    bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
     if bad:
         where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
         raise CompositionError(

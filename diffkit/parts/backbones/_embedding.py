@@ -50,7 +50,8 @@ class TimeEmbedding(nn.ModuleList):
         # compared in this order: a program exported for any batch must not depend on whether that is 1
         if time.ndim and time.shape != x.shape[:1] and time.shape != (1,):
             raise OptionError(f"time must have shape ({x.shape[0]},) or (), got {tuple(time.shape)}")
-        emb = timestep_embedding(time.reshape(-1), self.columns).to(x.dtype)
+        time = time.reshape(-1) if x.dtype == torch.float64 else time.reshape(-1).float()
+        emb = timestep_embedding(time, self.columns).to(x.dtype)
         for layer in self:
             emb = layer(emb)
         return emb

@@ -40,8 +40,11 @@ def test_width_and_odd_column(width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
-def test_is_float32_whatever_the_time_is(dtype):
-    assert timestep_embedding(torch.tensor([7], dtype=dtype), 8).dtype == torch.float32
+def test_is_float32_unless_time_and_network_are_float64(dtype):
+    time = torch.tensor([7], dtype=dtype)
+    assert timestep_embedding(time, 8).dtype == (dtype if dtype == torch.float64 else torch.float32)
+    network, x = TimeEmbedding(8, 8), torch.zeros(1, 2)
+    assert torch.equal(network(time, x), network(time.float(), x))
 
 
 def test_distinguishes_neighbouring_times_in_bfloat16():
