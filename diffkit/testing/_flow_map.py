@@ -36,7 +36,9 @@ _EXACT, _NEAR = 1e-5, 0.3  # of that size: no gradient; one that may be left by 
 class ContinuousPairs(PairSampler, ContinuousTimestepSampler):
     """Timestep sampler of the checks: pairs of log_snr."""
 
-    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(  # type: ignore[override]  # as of the protocol
+        self, state: State, u: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log_snr of t and s, (B,) float64, and weights of one."""
         first, second = (2 * torch.special.ndtri(u[:, i].clamp(1e-12, 1 - 1e-12)) for i in range(2))
         return torch.minimum(first, second), torch.maximum(first, second), torch.ones_like(first, dtype=torch.float32)

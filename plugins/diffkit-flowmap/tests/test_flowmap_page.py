@@ -41,7 +41,7 @@ def typed(*command: str, folder: Path, launcher: tuple[str, ...] = ("-m", "diffk
 def test_the_commands_of_the_page(loss: str, tmp_path: Path):
     pytest.importorskip("sklearn")
     typed(*TRAIN.format(steps=2, loss=loss).split(), folder=tmp_path)
-    typed(*"sample run -n 2 --out samples".split(), folder=tmp_path)
+    typed("sample", "run", "-n", "2", "--out", "samples", folder=tmp_path)
     system = diffkit.load(tmp_path / "run")
     count: list[None] = []
     system.network.register_forward_pre_hook(lambda *_: count.append(None))

@@ -68,7 +68,9 @@ class Consistency(NetworkLoss):
                 fix={"steps": 1},
             )
 
-    def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
+    def __call__(  # type: ignore[override]  # as of the protocol
+        self, at: LossInputs, network: LossNetwork
+    ) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (the same, not weighted by power), each (B,)."""
         import torch
 

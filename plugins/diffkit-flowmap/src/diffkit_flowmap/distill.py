@@ -55,7 +55,9 @@ class Distill(NetworkLoss):
                 fix={"num_steps": 2 * self.steps * max(1, round(levels / (2 * self.steps)))},
             )
 
-    def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
+    def __call__(  # type: ignore[override]  # as of the protocol
+        self, at: LossInputs, network: LossNetwork
+    ) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (the same), each (B,)."""
         half = at.num_steps // (2 * self.steps)
         x, t, m, s = at.x_t, at.level, network.next_level(half), network.next_level(2 * half)

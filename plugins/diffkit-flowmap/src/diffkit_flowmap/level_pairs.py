@@ -24,7 +24,9 @@ class FlowMapLevelPairs(PairSampler):
 
     equal: float = number(0.25, ge=0, le=1)
 
-    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(  # type: ignore[override]  # as of the protocol
+        self, state: State, u: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return levels t and s, each (B,) int64, and weights of one (B,) float32."""
         import torch
 

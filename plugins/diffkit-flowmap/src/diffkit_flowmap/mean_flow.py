@@ -46,7 +46,9 @@ class MeanFlow(NetworkLoss):
         """The flow map; with power, the mean of an error is not where its weighted mean is."""
         return None if self.power and self.teacher is None else "flow_map"
 
-    def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
+    def __call__(  # type: ignore[override]  # as of the protocol
+        self, at: LossInputs, network: LossNetwork
+    ) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (the squared error of the identity in units of the output), each (B,)."""
         t, s, rate = at.level, at.to, network.rate_at(network.t)
         assert s is not None, "needs_pairs"

@@ -50,7 +50,9 @@ class FlowMapPairs(PairSampler, ContinuousTimestepSampler):
                 fix={"clean": 1 - self.equal},
             )
 
-    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(  # type: ignore[override]  # as of the protocol
+        self, state: State, u: Tensor, num_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log_snr of t and of s, each (B,) float64, and weights of one (B,) float32."""
         import torch
 

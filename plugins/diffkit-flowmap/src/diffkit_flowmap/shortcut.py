@@ -41,7 +41,9 @@ class Shortcut(NetworkLoss):
         """The flow map; with power, the mean of an error is not where its weighted mean is."""
         return None if self.power else "flow_map"
 
-    def __call__(self, at: LossInputs, network: LossNetwork) -> Mapping[str, Tensor]:
+    def __call__(  # type: ignore[override]  # as of the protocol
+        self, at: LossInputs, network: LossNetwork
+    ) -> Mapping[str, Tensor]:
         """Return "loss" and "mse" (of the network's output, not weighted), each (B,)."""
         import torch
 
