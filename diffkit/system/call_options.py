@@ -100,7 +100,8 @@ _OPTIONS: dict[type, frozenset[str]] = {
     for kind in (EstimateOptions, EncodeOptions, JobOptions, SampleOptions)
 }
 _SINGLE = ("decoder_rows", "generator", "grad", "level", "noise", "noise_fn", "rows_per_call", "table")
-OPTIONS = _OPTIONS[SampleOptions] | {*_SINGLE, "timesteps_state"}
+_OF_TRAINING = ("estimates", "level_to", "teacher", "timesteps_state")
+OPTIONS = _OPTIONS[SampleOptions] | {*_SINGLE, *_OF_TRAINING}
 """Options of all calls of a system: none of them is a condition."""
 
 

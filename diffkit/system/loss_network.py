@@ -189,7 +189,8 @@ def eager() -> AbstractContextManager[Any]:
     """Return a context in which a compiled network runs as it is: its graphs have a first backward derivative only."""
     if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules:
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    found: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return found
 
 
 # ---- the teacher -----------------------------------------------------------------------------------------------------

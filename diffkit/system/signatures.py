@@ -18,7 +18,7 @@ from diffkit.errors import OptionError, did_you_mean
 from diffkit.registry.aliases import SAMPLING_ALIASES
 from diffkit.system.call_options import OPTIONS
 
-_TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
+_TYPO_TARGETS = OPTIONS - {"estimates", "grad", "level", "level_to", "model", "noise", "table", "teacher"}
 """Options for which typos are detected; the others resemble likely names of conditions, such as mode."""
 
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")

@@ -136,6 +136,20 @@ def prepare_encoder(sampler: Sampler, path: NoisePath, num_steps: int) -> Prepar
     return PreparedSampler(sampler, program, parts, path, tuple(range(1, num_steps + 1)))
 
 
+def tells_the_end(sampler: Sampler) -> bool:
+    """Return whether a sampler tells the network where a step goes, found by running some steps."""
+    prepared = prepare_sampler(sampler, accepted_paths(sampler)[0], 3)
+    told: list[Level | None] = []
+
+    def denoise(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        told.append(to)
+        return prepared.with_variance(POINT)(x, level)
+
+    for _ in prepared.run(denoise, torch.zeros(1, 2, dtype=torch.float64)):
+        pass
+    return any(to is not None for to in told)
+
+
 def prepare_still(sampler: Sampler, path: NoisePath, num_steps: int) -> PreparedSampler:
     """Prepare a sampler for steps from every level to itself."""
     record_where(Where(path.label, num_steps, detail="from every level to itself"))

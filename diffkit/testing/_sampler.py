@@ -25,6 +25,7 @@ from diffkit.testing._probe import (
     prepare_still,
     prepared_samplers,
     propagate_normal,
+    tells_the_end,
 )
 
 
@@ -219,16 +220,7 @@ def step_of_no_length(sampler: Sampler) -> None:
     Usually: coefficients of the two ends mistaken for each other, or a division by the difference of two levels, which
     is 0 there.
     """
-    found = prepare_sampler(sampler, accepted_paths(sampler)[0], 3)
-    told: list[Level | None] = []
-
-    def denoise(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
-        told.append(to)
-        return _plain(x, level)
-
-    for _ in found.run(denoise, x := _start(found), _noises(found, x)):
-        pass
-    if sampler.stochastic or not any(to is not None for to in told):
+    if sampler.stochastic or not tells_the_end(sampler):
         raise NotApplicableError("it does not tell the network where a step goes, or adds noise")
     for path in accepted_paths(sampler):
         still = prepare_still(sampler, path, 6)

@@ -20,6 +20,7 @@ from diffkit.testing._probe import (
     prepare_encoder,
     prepare_sampler,
     round_trip_error,
+    tells_the_end,
 )
 
 _SLACK = 0.2  # of the fitted slope below the declared order, as finite numbers of steps show it
@@ -28,13 +29,19 @@ _SMALL = 0.05  # error that a sampler must reach at the finest count, in standar
 _HOW = "log_snr from -4 to 4, every second step twice as wide"
 
 
+_EXACT = 1e-9
+"""Rounding of a step, in units of the scale of the data."""
+
+
 def measured_orders(sampler: Sampler) -> dict[str, float]:
     """Return the order of convergence measured on each path, "vp", "ve" and "linear", that a sampler accepts.
 
     A deterministic sampler is compared with the exact solution for normal data and, on the first path, for a mixture
     (the lower order counts); a stochastic one by mean and standard deviation of normal data (weak order), worked out,
-    not drawn.
+    not drawn. It is infinite for a sampler that is exact with the exact flow map.
     """
+    if tells_the_end(sampler):
+        return {path.label: math.inf for path in accepted_paths(sampler)}
     counts, found = _counts(sampler), dict[str, float]()
     for path, _, errors in _errors(sampler):
         found[path.label] = min(found.get(path.label, math.inf), fitted_order(counts, errors))
@@ -70,14 +77,27 @@ def _require_order(path: NoisePath, counts: Sequence[int], errors: Sequence[floa
 def order_as_declared(sampler: Sampler) -> str:
     """A sampler's error falls with the number of steps at the declared order, on every path, also with uneven steps.
 
+    One that tells the network where a step goes has no error with the exact flow map, in however few steps.
     Usually: a coefficient at the wrong end of the step, a history weighted for equal steps on unequal ones, or a
     method of lower order than its name says.
     """
+    if tells_the_end(sampler):
+        return _exact_by_the_flow_map(sampler)
     counts, found = _counts(sampler), dict[str, float]()
     for path, data, errors in _errors(sampler):
         _require_order(path, counts, errors, data, sampler.order - _SLACK)
         found[path.label] = min(found.get(path.label, math.inf), fitted_order(counts, errors))
     return f"order {sampler.order} declared; " + ", ".join(f"{order:.2f} on {path}" for path, order in found.items())
+
+
+def _exact_by_the_flow_map(sampler: Sampler) -> str:
+    measure = distribution_error if sampler.stochastic else pointwise_error
+    for path in accepted_paths(sampler):
+        for steps in (1, 3):
+            prepared = prepare_sampler(sampler, middle_segment(path), steps + 1)
+            error = measure(prepared, steps)
+            require(error <= _EXACT, "no error with the exact flow map", f"{error:.3g}", prepared.where)
+    return "exact with the exact flow map"
 
 
 @check("sampler")
@@ -86,8 +106,9 @@ def encodes_at_its_order(sampler: Sampler) -> None:
 
     Usually: a plan that takes the larger sigma for granted at the start of a step; it may use t and s only.
     """
-    if sampler.stochastic:
-        raise NotApplicableError("it adds noise, so it has no way back")
+    if sampler.stochastic or tells_the_end(sampler):
+        what = "it adds noise" if sampler.stochastic else "it steps by the network's own flow map"
+        raise NotApplicableError(f"{what}, so it has no way back")
     counts = tuple(n // 2 for n in _counts(sampler))
     for i, path in enumerate(accepted_paths(sampler)):
         up = [_upwards(sampler, path, n) for n in counts]
