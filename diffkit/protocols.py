@@ -416,6 +416,16 @@ class NetworkLoss(Loss):
         return False
 
     @property
+    def optimum(self) -> str | None:
+        """The network at which the loss is least; None if unknown. The kit checks it on data whose flow map is known.
+
+        "flow_map": its x_start towards s is the average of the ideal denoiser on the way from t to s, so that
+        ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) x_start``. "to_clean": its x_start is
+        the clean data to which the probability-flow ODE leads.
+        """
+        return None
+
+    @property
     def teacher(self) -> str | None:
         """What `LossNetwork.teacher` calls; None if it is not called.
 
@@ -550,7 +560,7 @@ class RoutedSampler(Sampler):
         """Return the steps as pairs of levels (from, to), or None for one after the other from T down to 0.
 
         A step may start at a noisier level than the one before went to; the sampler then adds the noise between them.
-        The first starts at T, the last goes to 0.
+        The first starts at T, the last goes to 0; others may too.
 
         Args:
             log_snr: Of levels 0..T of the table in use, (T+1,).

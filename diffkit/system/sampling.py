@@ -378,7 +378,7 @@ def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.n
     """Return a route as an int64 array (n, 2), or raise `ProtocolError` if it does not lead from T to 0."""
     pairs = np.asarray(route, dtype=np.int64).reshape(-1, 2)
     down = len(pairs) and pairs[0, 0] == top and pairs[-1, 1] == 0 and np.all(pairs[:, 1] < pairs[:, 0])
-    if not down or np.any(pairs[1:, 0] < pairs[:-1, 1]) or np.any(pairs[:-1, 1] < 1) or pairs.max() > top:
+    if not down or np.any(pairs[1:, 0] < pairs[:-1, 1]) or pairs.min() < 0 or pairs.max() > top:
         raise ProtocolError(f"the route of {label} is not one of downward steps from level {top} to level 0: {route!r}")
     return pairs
 

@@ -17,6 +17,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _data,
     _decoder,
     _extractor,
+    _flow_map,
     _guidance,
     _hook,
     _loss,

@@ -24,6 +24,11 @@ from diffkit.system.coefficients import LEVEL, level_coefficients
 
 Number = float | Tensor
 
+_NEWTON = 40
+"""Steps of Newton's method for a quantile, at most: bisection alone reaches 1e-12 of the bracket."""
+_SMALL = 1e-9
+"""A last step of this share of the bracket: Newton's method has then converged to rounding error in the next."""
+
 
 def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
@@ -215,6 +220,113 @@ class MixtureOracle:
 
     def _shares(self, log_density: Tensor) -> Tensor:
         return torch.softmax(self._log_weights().to(log_density) + log_density, 1)
+
+
+@frozen(eq=False)
+class SeparableMixtureOracle:
+    """Oracle: independent values, each a mixture of normals; its flow map is exact between any two levels.
+
+    In one dimension the probability-flow ODE keeps the quantiles: with F the distribution function of x at a level,
+    ``F_s(x_s) = F_t(x_t)``, solved here by Newton's method to rounding error. It can be differentiated, in forward mode
+    too, by x and by the levels. One end may be clean data, and one without signal.
+
+    Attributes:
+        weights: Of each component, (K,), normalized here.
+        means, stds: Of each component, (K,); stds > 0.
+    """
+
+    weights: Tensor = field(converter=_tensor)
+    means: Tensor = field(converter=_tensor)
+    stds: Tensor = field(converter=_tensor)
+
+    def at(self, alpha: Number, sigma: Number) -> SeparableMixtureOracle:
+        """Return the distribution of ``alpha x_start + sigma eps``, numbers for a level."""
+        return SeparableMixtureOracle(self.weights, alpha * self.means, (alpha**2 * self.stds**2 + sigma**2) ** 0.5)
+
+    def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
+        """Return E[x_start | x_t], (B, C, *S)."""
+        share, away, variance = self._components(x, alpha, sigma)
+        alpha = alpha[..., None] if isinstance(alpha, Tensor) else alpha
+        return (share * (self.means.to(x) + alpha * self.stds.to(x) ** 2 / variance * away)).sum(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density, (B,), nats."""
+        _, away, variance = self._components(x, 1.0, 0.0)
+        single = self._log_weights().to(x) - 0.5 * (away**2 / variance + torch.log(2 * math.pi * variance))
+        return _sum_flat(torch.logsumexp(single, -1))
+
+    def flow(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number]) -> Tensor:
+        """Return where the probability-flow ODE takes x; levels (alpha, sigma), numbers or (B,1..)."""
+        tails = self._tails(x, *t)
+        y = self._quantile(tuple(tail.detach() for tail in tails), *s)
+        for _ in range(2):  # the last steps carry the derivatives
+            y = y - self._newton_step(y, tails, *s)
+        return y
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return data made of standard normal noise, of its shape: the flow map from pure noise."""
+        return self.flow(noise, (0.0, 1.0), (1.0, 0.0))
+
+    def __call__(self, x: Tensor, level: Level, to: Level | None = None) -> Prediction:
+        """Return what a network of two times estimates: the average of E[x_start | x_t] on the way to a level.
+
+        Without a second level, or at the same one, it is the posterior mean.
+        """
+        if to is None:
+            return Prediction(self.x_start(x, level.alpha, level.sigma), None)
+        return Prediction(self.average(x, (level.alpha, level.sigma), (to.alpha, to.sigma)), None)
+
+    def average(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number]) -> Tensor:
+        """Return A with ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) A``."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
+        keep = sigma_s / sigma_t
+        move = torch.as_tensor(alpha_s - alpha_t * keep)
+        still = move.abs() < 1e-9
+        way = self.flow(x, t, s) - keep * x
+        return torch.where(still, self.x_start(x, *t), way / torch.where(still, 1.0, move))
+
+    def _components(self, x: Tensor, alpha: Number, sigma: Number) -> tuple[Tensor, Tensor, Tensor]:
+        """Share, distance and variance of each component at x, (B, C, *S, K)."""
+        alpha, sigma = (v[..., None] if isinstance(v, Tensor) else v for v in (alpha, sigma))
+        variance = alpha**2 * self.stds.to(x) ** 2 + sigma**2
+        away = x[..., None] - alpha * self.means.to(x)
+        share = torch.softmax(self._log_weights().to(x) - 0.5 * (away**2 / variance + torch.log(variance)), -1)
+        return share, away, variance
+
+    def _tails(self, x: Tensor, alpha: Number, sigma: Number) -> tuple[Tensor, Tensor]:
+        """Log of the probability below x and above it."""
+        _, away, variance = self._components(x, alpha, sigma)
+        scaled = away / variance.sqrt()
+        sides = (torch.special.log_ndtr(scaled), torch.special.log_ndtr(-scaled))
+        below, above = (torch.logsumexp(self._log_weights().to(x) + side, -1) for side in sides)
+        return below, above
+
+    def _newton_step(self, y: Tensor, wanted: tuple[Tensor, Tensor], alpha: Number, sigma: Number) -> Tensor:
+        """How far y is beyond the quantile, to first order, in the log of the smaller tail, which is exact there."""
+        _, away, variance = self._components(y, alpha, sigma)
+        single = self._log_weights().to(y) - 0.5 * (away**2 / variance + torch.log(2 * math.pi * variance))
+        log_density = torch.logsumexp(single, -1).detach()
+        below, above = self._tails(y, alpha, sigma)
+        left = wanted[0] < wanted[1]
+        gap, tail = torch.where(left, below - wanted[0], wanted[1] - above), torch.where(left, below, above)
+        return gap * (tail.detach() - log_density).clamp(max=700).exp()
+
+    def _quantile(self, wanted: tuple[Tensor, Tensor], alpha: Number, sigma: Number) -> Tensor:
+        """Where the tails are ``wanted``: Newton's method, held within a bracket by bisection."""
+        alpha, sigma = (v.detach() if isinstance(v, Tensor) else v for v in (alpha, sigma))
+        reach = torch.as_tensor(alpha * (self.means.abs().max() + 9 * self.stds.max()) + 9 * sigma)
+        high = torch.zeros_like(wanted[0]) + reach.to(wanted[0])
+        low, y = -high, torch.zeros_like(high)
+        for _ in range(_NEWTON):
+            step = self._newton_step(y, wanted, alpha, sigma)
+            low, high = torch.where(step > 0, low, y), torch.where(step > 0, y, high)
+            y = torch.where((y - step >= low) & (y - step <= high), y - step, (low + high) / 2)
+            if not (step.abs() > _SMALL * high).any():
+                break
+        return y
+
+    def _log_weights(self) -> Tensor:
+        return torch.log(self.weights / self.weights.sum())
 
 
 def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., Tensor]:

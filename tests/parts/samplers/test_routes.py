@@ -46,7 +46,7 @@ def test_a_route_is_followed():
 
 @pytest.mark.parametrize(
     "pairs",
-    [(), ((3, 0),), ((4, 1),), ((4, 0), (4, 0)), ((4, 2), (1, 0)), ((4, 2), (2, 3), (3, 0)), ((4, 2), (5, 0))],
+    [(), ((3, 0),), ((4, 1),), ((4, -1), (4, 0)), ((4, 2), (1, 0)), ((4, 2), (2, 3), (3, 0)), ((4, 2), (5, 0))],
 )
 def test_a_route_that_leads_nowhere_is_refused(pairs):
     system = system_on(VP, 4)
