@@ -321,7 +321,7 @@ RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
-_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track")
+_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track", "teacher")
 """Keywords of `diffkit.train` besides the fields of `TrainConfig`."""
 
 
