@@ -87,7 +87,6 @@ class Method:
 PAIRS = ("flowmap_pairs", {"uniform": 0.8, "equal": 0.2, "clean": 0.4})
 METHODS = {
     "consistency": Method(("consistency", {"steps": 3, "teacher": "system"}), 220),
-    "consistency (no teacher)": Method(("consistency", {"steps": 3}), 400),
     "mean_flow": Method(("mean_flow", {"derivative": "difference", "teacher": "system"}), 450, PAIRS, times=2),
     "shortcut": Method(("shortcut", {"teacher": "ema"}), 250, PAIRS, times=2),
     "distill": Method(("distill", {"teacher": "system"}), 240, rounds=tuple({"steps": 2**k} for k in range(5, -1, -1))),
@@ -130,7 +129,7 @@ def main() -> None:
             found["real"] = score(*held_out())
         for name in arguments.only:
             for seed in arguments.seeds:
-                folder = arguments.runs / f"{name.replace(' ', '_')}_{seed}"
+                folder = arguments.runs / f"{name}_{seed}"
                 if not (folder / "row.json").exists():
                     (folder / "row.json").write_text(json.dumps(student(name, seed, teacher, folder, score)))
                 row = json.loads((folder / "row.json").read_text())
@@ -231,7 +230,8 @@ def report(found: dict[str, Any]) -> str:
     ]
     for name in METHODS:
         if students := [row for row in found["students"] if row["loss"] == name]:
-            rows.append(_line(f"`{name}`" if " " not in name else name, students[0]["evaluations"], students))
+            few = "" if len(students) == len(SEEDS) else f", {len(students)} of {len(SEEDS)} seeds"
+            rows.append(_line(f"`{name}`{few}", students[0]["evaluations"], students))
     return "\n".join(rows) + "\n"
 
 

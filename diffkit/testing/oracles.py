@@ -258,7 +258,7 @@ class SeparableMixtureOracle:
     def flow(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number]) -> Tensor:
         """Return where the probability-flow ODE takes x; levels (alpha, sigma), numbers or (B,1..)."""
         tails = self._tails(x, *t)
-        y = self._quantile(tuple(tail.detach() for tail in tails), *s)
+        y = self._quantile((tails[0].detach(), tails[1].detach()), *s)
         for _ in range(2):  # the last steps carry the derivatives
             y = y - self._newton_step(y, tails, *s)
         return y
