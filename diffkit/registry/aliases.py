@@ -46,6 +46,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "snr_plus_one": "snr+1",
         "soft_min_snr": "soft_min_snr_gamma",
         "diffkit-edm:edm_loss": "edm_loss edm",
+        "diffkit-flowmap:consistency": "consistency consistency_training consistency_distillation ict",
+        "diffkit-flowmap:distill": "distill progressive_distillation",
+        "diffkit-flowmap:mean_flow": "mean_flow",
+        "diffkit-flowmap:shortcut": "shortcut shortcut_model",
         "diffkit-minsnr:minsnr": "min_snr min_snr_gamma snr_gamma min_snr_5",
     },
     "timesteps": {
@@ -54,6 +58,8 @@ ALIASES: dict[str, dict[str, str]] = {
         "stratified": "low_discrepancy",
         "diffkit-edm:edm_lognormal": "edm_lognormal edm lognormal rand_log_normal",
         "diffkit-flow:flow_logit_normal": "flow_logit_normal",
+        "diffkit-flowmap:flowmap_level_pairs": "flowmap_level_pairs",
+        "diffkit-flowmap:flowmap_pairs": "flowmap_pairs",
     },
     "sampler": {
         "ancestral": "ddpm p_sample",
@@ -78,6 +84,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "diffkit-diffusers:diffusers_ddim": "diffusers_ddim",
         "diffkit-edm:edm_heun": "edm_heun",
         "diffkit-edm:edm_stochastic": "edm_stochastic",
+        "diffkit-flowmap:flow_map": "flow_map lcm tcd consistency_multistep",
         "diffkit-flow:flow_euler": "flow_euler flow_match_euler flow_match_euler_discrete rectified_flow",
     },
     "backbone": {

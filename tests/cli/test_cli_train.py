@@ -44,6 +44,7 @@ def test_data_decides_what_is_composed(command: Command, images: Path, tmp_path:
     assert system.data_shape == (3, 4, 6) and system.settings.bins == 256
     assert system.spec()["parts"]["backbone"]["options"] == {
         "hidden": 8, "depth": 1, "num_classes": 2, "null_class": True, "times": 1,
+        "self_condition": False,
     }  # fmt: skip
     assert command(*words, "--steps", "4").code == 0
     assert "continuing" in command(*words, "--steps", "6").err

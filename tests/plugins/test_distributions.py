@@ -40,7 +40,10 @@ def offers(project: dict[str, Any]) -> list[tuple[str, str, str]]:
 EVERY = [(folder, *offer) for folder, project in PROJECTS.items() for offer in offers(project)]
 
 
-WORDS = {"diffkit-flowmap": {"consistency", "mean_flow", "shortcut", "distill", "flow_map"}}
+WORDS = {
+    "diffkit-flow": {"velocity"},
+    "diffkit-flowmap": {"consistency", "mean_flow", "shortcut", "distill", "flow_map"},
+}
 """Names without the family: the words of the papers, by which a method is looked for."""
 
 QUICK = {"diffkit-minsnr"}

@@ -49,7 +49,7 @@ def _sharded(groups: list[dict[str, Any]]) -> bool:
 
 def _on_meta(groups: list[dict[str, Any]]) -> bool:
     """Whether parameters have no values, as where a network is sized; no fused kernel takes them."""
-    return any(parameter.is_meta for group in groups for parameter in group["params"])
+    return any(parameter.device.type == "meta" for group in groups for parameter in group["params"])
 
 
 def moment_rates() -> Any:
