@@ -192,7 +192,8 @@ class Composition:
     current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
     network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
     0 without classes, None if unknown. `times` is how many times the network takes, 1 or 2; None without a network.
-    `continuous_time` is True if training draws values of log_snr in place of levels 1..T.
+    `coupling` is None for independent noise. `continuous_time` is True if training draws values of log_snr in place of
+    levels 1..T.
     """
 
     table: ProcessTable
@@ -209,6 +210,7 @@ class Composition:
     null_conditions: Mapping[str, Any] | None = None
     classes: int | None = None
     times: int | None = None
+    coupling: Coupling | None = None
     continuous_time: bool = field(init=False)
 
     @continuous_time.default
@@ -803,8 +805,8 @@ class Pairing(NamedTuple):
 class Coupling(Part, Protocol):
     """Which noise each training example is mixed with.
 
-    Over many batches, data and noise keep their distributions; only which noise meets which example changes. That is
-    not checked of couplings that bring noise of their own (`own_conditions`).
+    Over many batches, data and noise keep their distributions; only which noise meets which example changes. Noise then
+    depends on the data, so that only deterministic samplers lead back to the data's distribution; others are refused.
 
     Attributes:
         scope: "batch" if a row's noise depends on the other rows: it is then called with the whole batch, gathered from

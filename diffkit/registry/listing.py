@@ -9,6 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
+from diffkit.errors import OptionError
 from diffkit.registry.entry_points import BUILT_IN, LOCAL
 from diffkit.registry.kinds import COMMAND, KINDS
 from diffkit.registry.lookup import Entry, registry
@@ -19,6 +20,8 @@ def describe(kind: str | None = None) -> str:
 
     A part whose name means another is marked, with the full name that reaches it.
     """
+    if not isinstance(kind, str | None):
+        raise OptionError(f"describe takes a kind of part, got a {type(kind).__name__}; diffkit.explain is of a system")
     kinds = KINDS if kind is None else (registry(kind).kind,)
     rows = {
         each: [(_typed(e), f"{e.origin} {e.version}", _remark(e)) for e in registry(each).entries()] for each in kinds

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
 
-from diffkit.errors import CompositionError
+from diffkit.errors import CompositionError, problem
 from diffkit.protocols import Composition
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -30,7 +32,17 @@ def with_sampler(parts: Composition, slot: Slot) -> Composition:
         return parts
     sampler, name = resolve("sampler", slot)
     changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
-    problems = problems_of(changed.label("sampler"), sampler, changed)
+    problems = [*problems_of(changed.label("sampler"), sampler, changed), *noise_problems(changed)]
     if problems:
         raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
     return changed
+
+
+def noise_problems(parts: Composition) -> Iterator[str]:
+    """Yield why the noise that a sampler adds does not fit how the network was trained."""
+    if parts.coupling is not None and parts.sampler.stochastic:
+        yield problem(
+            f"{parts.label('sampler')} adds noise, but with {parts.label('coupling')} noise depends on the data, so "
+            "that only deterministic samplers lead to the data's distribution",
+            fix=[{"sampler": "ddim"}, {"sampler": "heun"}],
+        )

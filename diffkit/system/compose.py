@@ -44,6 +44,7 @@ from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
 from diffkit.spacing import Spacing, levels
 from diffkit.system.building import bounded
+from diffkit.system.call_parts import noise_problems
 from diffkit.system.coefficients import scalings
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
@@ -136,6 +137,7 @@ def compose(
     if num_steps > MOST_STEPS:
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
     likelihood, data_decoder = _decoder(bins, decoder)
+    coupled, coupling_name = _coupling(coupling)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
@@ -145,7 +147,7 @@ def compose(
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
         sampling=plain_sampling(sampling),
-        coupling=_coupling(coupling),
+        coupling=coupled,
         time_to_argument=time_to_argument,
         **likelihood,
     )
@@ -153,14 +155,15 @@ def compose(
     parts = Composition(
         table=_training_table(resolved["schedule"][0], settings),
         **{kind: part for kind, (part, _) in resolved.items()},
-        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
+        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name} | coupling_name,
         data_shape=settings.data_shape,
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
         times=_times(recipe, time_to_argument),
+        coupling=coupled,
     )
-    _refuse(parts, recipe, data_decoder, settings.coupling)
+    _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument, time_to_argument)
     return System(parts, settings, network)
@@ -216,10 +219,10 @@ def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str
     return shortest(decoder), decoder
 
 
-def _coupling(slot: Slot) -> Coupling | None:
-    """The coupling; None for independent noise, which is no work."""
-    coupling = None if slot is None else resolve("coupling", slot)[0]
-    return None if isinstance(coupling, Independent) else coupling
+def _coupling(slot: Slot) -> tuple[Coupling | None, dict[str, str]]:
+    """The coupling, and its name by kind; None for independent noise, which is no work."""
+    coupling, name = (None, "") if slot is None else resolve("coupling", slot)
+    return (None, {}) if coupling is None or isinstance(coupling, Independent) else (coupling, {"coupling": name})
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -334,15 +337,15 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     return table
 
 
-def _refuse(parts: Composition, recipe: Any, decoder: Decoder, coupling: Coupling | None) -> None:
+def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
-        if coupling is not None:
-            problems += problems_of(f"coupling {type(coupling).__name__!r}", coupling, parts)
-        problems += _core_problems(parts)
+        if parts.coupling is not None:
+            problems += problems_of(parts.label("coupling"), parts.coupling, parts)
+        problems += [*noise_problems(parts), *_core_problems(parts)]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise CompositionError(joined("\n  ", [f"{count} composing this system:", *dict.fromkeys(problems)]))

@@ -252,13 +252,13 @@ def test_a_decoder_is_used_by_name_and_saved(kind: str, site: Site, tmp_path: Pa
 def test_a_coupling_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     part, x = registry(kind).create("acme", reverse=True), torch.linspace(-1, 1, 32).view(2, 1, 4, 4)
     for slot in (("acme", {"reverse": True}), {"name": "acme-coupling:acme", "reverse": True}, part):
-        system = diffkit.compose(coupling=slot, **SMALL)
+        system = diffkit.compose(coupling=slot, **SMALL | {"sampler": "ddim"})
         assert system.settings.coupling == part and system(x)["loss"].shape == (2,)
     again = diffkit.load(system.save(tmp_path / "system"))
     assert again.spec() == system.spec() and again.settings.coupling == part
     assert diffkit.recompose(again, coupling="independent").settings.coupling is None
     small = ("--schedule", "cosine", "--backbone", "mlp", "--data-shape", "1,4,4", "--num-steps", 12)
-    explained = command(capsys, "explain", "--coupling", "acme", "--coupling.reverse", *small)
+    explained = command(capsys, "explain", "--coupling", "acme", "--coupling.reverse", "--sampler", "ddim", *small)
     assert "coupling acme (reverse=True) [acme-coupling 2.1]" in " ".join(explained.split())
 
 
@@ -325,3 +325,8 @@ def test_bins_and_decoder_are_two_ways_to_say_one_thing():
         assert system.decoder == diffkit.compose(bins=bins, **SMALL).decoder
     with pytest.raises(OptionError, match="bins 256 and decoder 'continuous' both name the decoder; give one of them"):
         diffkit.compose(decoder="continuous", bins=256, **SMALL)
+
+
+def test_describe_takes_a_kind():
+    with pytest.raises(OptionError, match=r"describe takes a kind of part, got a Registry; diffkit\.explain"):
+        describe(registry("loss"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diffkit
-from diffkit.errors import OptionError, ProtocolError
+from diffkit.errors import CompositionError, OptionError, ProtocolError
 from diffkit.parts.couplings.immiscible import Immiscible
 from diffkit.parts.couplings.minibatch_ot import MinibatchOT
 from diffkit.protocols import Coupling, Pairing
@@ -20,7 +20,7 @@ pytest.importorskip("scipy")
 
 def point_system(coupling=None, **more):
     parts = dict(schedule="cosine", backbone=("mlp", {"hidden": 8, "depth": 1}), num_steps=20, bins=None)
-    return diffkit.compose(**parts | more, data_shape=(2,), coupling=coupling)
+    return diffkit.compose(**{"sampler": "ddim"} | parts | more, data_shape=(2,), coupling=coupling)
 
 
 def pair(coupling, x, noise, **conditions):
@@ -87,6 +87,20 @@ def test_a_loss_of_one_s_own_loop_is_coupled(coupling, batch):
         one(x, generator=torch.Generator().manual_seed(1), model=model)
     assert not torch.equal(*seen)
     assert diffkit.from_spec(system.spec()).settings == system.settings
+
+
+def test_only_deterministic_samplers_lead_back_to_the_data():
+    """Where noise depends on the data, noise that a sampler adds is not what the network was trained on."""
+    with pytest.raises(
+        CompositionError, match=r"sampler 'ancestral' adds noise, but with coupling 'minibatch_ot' .*use"
+    ):
+        point_system("minibatch_ot", sampler="ancestral")
+    system = point_system("minibatch_ot")
+    assert "coupling='minibatch_ot'" in str(system)
+    for stochastic in ("euler_ancestral", ("ddim", {"eta": 0.5})):
+        with pytest.raises(CompositionError, match="adds noise, but with coupling"):
+            system.sample(2, sampler=stochastic, steps=3)
+    assert system.sample(2, sampler="heun", steps=3, progress=False).shape == (2, 2)
 
 
 def test_noise_of_another_shape_is_refused():

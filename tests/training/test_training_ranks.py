@@ -451,7 +451,7 @@ def test_a_hook_that_fails_in_one_process_ends_all_and_the_run_goes_on(tmp_path)
 @pytest.mark.parametrize("coupling", some_by_default(["minibatch_ot", "immiscible"], 2))
 def test_a_coupling_sees_the_whole_batch_however_it_is_cut(tmp_path, coupling):
     def run(out, **options):
-        composed = point_system(coupling=coupling)
+        composed = point_system(coupling=coupling, sampler="ddim")
         train(out, system=composed, data=points(), batch_size=8, steps=8, label_dropout=0, **options)
 
     run(tmp_path / "whole")

@@ -2,7 +2,7 @@
 
 Usage:
 
-    system = diffkit.compose(coupling="my_part", backbone="mlp", data_shape=(1, 8, 8))
+    system = diffkit.compose(coupling="my_part", sampler="ddim", backbone="mlp", data_shape=(1, 8, 8))
 """
 
 from __future__ import annotations
