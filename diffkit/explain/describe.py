@@ -25,7 +25,7 @@ from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
 from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import scalings
-from diffkit.system.compose import compose
+from diffkit.system.compose import compose, network_problems, times_of
 from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
 from diffkit.system.network_calls import network_calls
@@ -246,6 +246,8 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing)
     table, parts = system.table, system.parts
     if recipe is not None:
         yield from recipe.problems(parts)
+        names = {**parts.names, "backbone": describe_part("backbone", recipe).name}
+        yield from network_problems(attrs.evolve(parts, backbone=recipe, times=times_of(recipe, None), names=names))
     yield from _remarks_on_levels(table)
     yield from _remarks_on_variance(system)
     gain = np.abs(scalings(parts.mean, table).c_out[1:])

@@ -160,7 +160,7 @@ def compose(
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
-        times=_times(recipe, time_to_argument),
+        times=times_of(recipe, time_to_argument),
         coupling=coupled,
     )
     _refuse(parts, recipe, data_decoder)
@@ -189,7 +189,7 @@ def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[
     return nulls_of(owner, own), classes
 
 
-def _times(recipe: Any, time_to_argument: str | None) -> int | None:
+def times_of(recipe: Any, time_to_argument: str | None) -> int | None:
     """How many times the network takes; None without a network."""
     if isinstance(recipe, nn.Module):
         return 1 if time_to_argument is None else 2
@@ -374,11 +374,11 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous levels",
             fix=[{"loss": "simple"}, {"timesteps": "uniform"}],
         )
-    yield from _network_problems(parts)
+    yield from network_problems(parts)
     yield from _mean_problems(parts)
 
 
-def _network_problems(parts: Composition) -> Iterator[str]:
+def network_problems(parts: Composition) -> Iterator[str]:
     """Report what a loss that calls the network again does not get, and pairs of levels that nothing reads."""
     loss, pairs = parts.loss, isinstance(parts.timesteps, PairSampler)
     if not isinstance(loss, NetworkLoss):
