@@ -319,6 +319,8 @@ def test_weights_to_begin_with(command: Command, refused: Refused, images: Path,
     assert f"weights: {file}: " in other.out
     wide = command(*words, "--init", file, "--out", tmp_path / "wide", "--var", "learned_range", "--loss", "hybrid")
     assert "left: " in wide.out and " in the file, " in wide.out
+    assert "was trained as another system: var fixed_large" in wide.out
+    assert "was trained as another system" not in found.out
     assert "is not a file of weights, and no folder of a run" in refused(
         *words, "--init", tmp_path / "nowhere", "--out", tmp_path / "fourth"
     )

@@ -6,6 +6,7 @@ others. A finished or interrupted run is a saved system: diffkit sample, nll and
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,8 @@ def run(parsed: ParsedOptions) -> None:
 
         with within(entry="init_entry"):
             say(f"weights: {init}: {load_matching(system, init, entry=options.init_entry)}")
+        if remark := _learned_otherwise(init.parent, system):
+            say(remark)
     found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
     content = recipe("train", SPEC, parsed, system.device, found, {"backbone": composition["backbone"]})
     train(system, data, options, config, content, parsed, options.low_res)
@@ -99,6 +102,19 @@ def _weights_in(path: Path) -> Path:
     if not found.is_file():
         raise OptionError(f"--init {path} is not a file of weights, and no folder of a run or a saved system")
     return found
+
+
+def _learned_otherwise(folder: Path, system: System) -> str:
+    """Return a note if weights are of a saved system that the network means something else in, else an empty text."""
+    from diffkit.runtime.run_layout import SPEC as SPEC_FILE
+    from diffkit.training.run_differences import system_differences
+
+    if not (folder / SPEC_FILE).is_file():
+        return ""
+    spec = json.loads(json.dumps(system.spec()))
+    without_effect = ("loss", "timesteps", "sampler", "coupling", "bins", "decoder", "clip_x_start", "null_conditions")
+    found = [str(each) for each in system_differences(folder, spec) if not str(each).startswith(without_effect)]
+    return f"note: the network of {folder} was trained as another system: {'; '.join(found)}" if found else ""
 
 
 def _unused_classes(system: System, data: Data) -> str:

@@ -24,7 +24,7 @@ class GradientNorms(Hook):
     pattern that names it. Metrics are "grad_norm/PATTERN" or "grad_norm/LAYER".
 
     Attributes:
-        patterns: Such as ("*.attn.*", "*"); none gives one norm for each layer.
+        patterns: Such as ("*.qkv.*", "*"); none gives one norm for each layer.
         depth: Words of a parameter's name that make a layer, >= 1: with 2 "blocks.3.attn.qkv.weight" is in "blocks.3".
     """
 
