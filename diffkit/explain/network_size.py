@@ -37,7 +37,7 @@ class SizeReport:
         forward_flops: Floating-point operations of one forward pass, per example; a product and its sum are two.
         training_flops: Of a forward and backward pass without recomputation, per example.
         batch_size: Examples that the memory below is for.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         optimizer: Name of the optimizer.
         weight_bytes, gradient_bytes, optimizer_bytes, ema_bytes: Memory of training that does not depend on the batch.
         activation_bytes: Tensors saved in the forward pass for the backward pass.
@@ -115,7 +115,7 @@ def size_report(
         out_channels: Channels the network returns; twice C with a learned variance.
         batch_size: Examples per step and device, >= 1.
         memory_gb: Memory of the device in units of 10^9 bytes, > 0.
-        precision: "fp32", or "bf16" for `torch.autocast` on a GPU.
+        precision: "fp32", or "bf16" or "fp16" for `torch.autocast` on a GPU, which take the same memory.
         ema: Number of running means of the weights, >= 0.
         optimizer: As ``optimizer`` of `diffkit.train`.
     Raises:
@@ -125,13 +125,14 @@ def size_report(
     check_integer("ema", ema, ge=0)
     if memory_gb is not None:
         check_number("memory_gb", memory_gb, gt=0)
-    if precision not in ("fp32", "bf16"):
-        raise OptionError("must be 'fp32' or 'bf16'", option="precision", value=precision)
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise OptionError("must be 'fp32', 'bf16' or 'fp16'", option="precision", value=precision)
+    traced = "fp32" if precision == "fp32" else "bf16"
     config = TrainConfig(steps=1, optimizer=optimizer)
     plain, recomputing = _checkpoint_variants(recipe)
-    trace = Trace(plain, tuple(data_shape), out_channels, precision)
+    trace = Trace(plain, tuple(data_shape), out_channels, traced)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops
-    again = Trace(recomputing, tuple(data_shape), out_channels, precision).training() if recomputing else None
+    again = Trace(recomputing, tuple(data_shape), out_channels, traced).training() if recomputing else None
     parameters = sum(parameter.numel() for parameter in trace.network.parameters())
     optimizer_bytes = optimizer_state_bytes(trace.network, config)
     state_bytes = trace.weight_bytes + optimizer_bytes + _STATE_BYTES * parameters * ema

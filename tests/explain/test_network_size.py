@@ -232,7 +232,7 @@ def test_recipes_without_recomputation():
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"ema": -1}, "ema must be >= 0, got -1"),
         ({"memory_gb": 0}, "memory_gb must be > 0, got 0"),
-        ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', got 'fp16'"),
+        ({"precision": "fp64"}, "precision must be 'fp32', 'bf16' or 'fp16', got 'fp64'"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -20,7 +20,7 @@ class Options:
     Attributes:
         batch_size: Examples per step and GPU.
         memory_gb: Memory of the GPU in GB; also prints the batch that fits.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         ema: Number of running means of the weights.
     """
 
