@@ -131,6 +131,8 @@ def run(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
 def test_the_tests_of_a_plugin_pass(folder: str):
     place = f"plugins/{folder}"
     done = run("pytest", "-c", "pyproject.toml", place, "-q", "-p", "no:cacheprovider", "-m", "not slow", timeout=300)
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED and "could not import" in done.stdout:
+        pytest.skip(f"{folder} needs a library that is not installed here")
     assert done.returncode == 0, done.stdout[-5000:]
 
 

@@ -252,7 +252,7 @@ class DiffkitScheduler(SchedulerMixin, ConfigMixin):
         """Run the step under way with the answers so far; return the point it asks about, or None if it is done."""
         found: list[Prediction] = []
 
-        def denoise(x: Tensor, level: Level) -> Prediction:
+        def denoise(x: Tensor, level: Level, to: Level | None = None) -> Prediction:
             if len(found) == len(progress.answers):
                 raise _Asked(x)
             answer = progress.answers[len(found)]
@@ -285,7 +285,9 @@ class DiffkitScheduler(SchedulerMixin, ConfigMixin):
             for i, row in enumerate(program.columns.on(x.device, x.dtype)):
                 start, count = x, len(found)
 
-                def denoise(x: Tensor, level: Level, i: int = i, start: Tensor = start, n: int = count) -> Prediction:
+                def denoise(
+                    x: Tensor, level: Level, to: Level | None = None, i: int = i, start: Tensor = start, n: int = count
+                ) -> Prediction:
                     first = len(found) == n
                     found.append(_Evaluation(i, first, torch.equal(x, start), float(level.time), float(level.c_in)))
                     return denoiser(x, level)
