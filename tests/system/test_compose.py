@@ -80,7 +80,7 @@ def tiny(channels: int, var: str) -> nn.Module:
 
 def refused(parts: dict[str, str]) -> bool:
     learned = parts["var"].startswith("learned")
-    blind = parts["schedule"] == "zero_snr" and parts["mean"] == "eps"
+    blind = parts["schedule"] == "zero_snr" and parts["mean"] in ("eps", "score")
     untrained = parts["loss"] not in ("hybrid", "vlb") and learned
     return blind or untrained or (parts["loss"] == "hybrid" and not learned)
 
