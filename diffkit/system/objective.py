@@ -149,9 +149,10 @@ class Objective:
     ) -> BoundNetwork:
         """The network as a `NetworkLoss` calls it."""
         x = inputs.x_start
+        asked = call
         if teacher is not None:
-            call_teacher = NetworkCall(teacher.model, teacher.parts, teacher.scales_input, call.conditions)
-        ask = teacher_of(call if teacher is None else call_teacher, self.parts)
+            asked = NetworkCall(teacher.model, teacher.parts, teacher.scales_input, call.conditions)
+        ask = teacher_of(asked, self.parts)
         return BoundNetwork(
             call, ask, inputs, t, s, level_at=lambda k: self.record(k, x), rate_at=lambda k: self.rate(k, x)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.protocols import NetworkLoss
+from diffkit.runtime.files import weights_digest
 from diffkit.system.loading import load
 from diffkit.system.loss_network import NetworkCall, teacher_problems
 from diffkit.system.module import System
@@ -92,15 +92,12 @@ def teacher_record(teacher: System | None, system: Trainable, given: object) -> 
     if teacher is None or loss is None or teacher.network is None:
         return {}
     path = given if isinstance(given, str | Path) else loss.teacher if given is None else None
-    return {"teacher": {"path": None if path is None else str(path), "digest": _digest(teacher.network)}}
-
-
-def _digest(network: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    return {
+        "teacher": {
+            "path": None if path is None else str(path),
+            "digest": weights_digest(teacher.network.state_dict(), shapes=True),
+        }
+    }
 
 
 class RunningMean:
