@@ -26,7 +26,7 @@ from torch import Tensor
 
 import diffkit
 from benchmarks.digits.cases import DRAWN, Digits, grey, labels_for, quality_of
-from diffkit.demo import COMPOSITION
+from diffkit.demo import COMPOSITION, TRAINING
 from diffkit.registry import registry
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,15 +43,8 @@ PATH: dict[str, Any] = {
     "bins": COMPOSITION["bins"],
 }
 NETWORK = dict(COMPOSITION["backbone"][1])
-TEACHER: dict[str, Any] = {
-    "steps": 1200,
-    "batch_size": 128,
-    "lr": 6e-3,
-    "warmup": 50,
-    "anneal": True,
-    "grad_clip": 1.0,
-    "ema": (0.995,),
-}
+_OF_DEMO = ("batch_size", "lr", "warmup", "anneal", "grad_clip", "ema")
+TEACHER: dict[str, Any] = {"steps": 1200, **{name: TRAINING[name] for name in _OF_DEMO}}
 STUDENT: dict[str, Any] = {
     "batch_size": 128,
     "lr": 3e-3,
