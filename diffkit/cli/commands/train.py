@@ -17,7 +17,7 @@ from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
-from diffkit.errors import OptionError, within
+from diffkit.errors import CheckpointError, OptionError, within
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -104,16 +104,23 @@ def _weights_in(path: Path) -> Path:
     return found
 
 
+_FREE_PARTS = ("loss", "timesteps", "sampler")
+_FREE_SETTINGS = ("coupling", "bins", "decoder", "clip_x_start", "null_conditions")
+"""What may differ between two systems whose networks mean the same."""
+
+
 def _learned_otherwise(folder: Path, system: System) -> str:
     """Return a note if weights are of a saved system that the network means something else in, else an empty text."""
-    from diffkit.runtime.run_layout import SPEC as SPEC_FILE
-    from diffkit.training.run_differences import system_differences
+    from diffkit.training.run_differences import read_comparable_spec, system_differences
 
-    if not (folder / SPEC_FILE).is_file():
+    try:
+        was = read_comparable_spec(folder)
+    except CheckpointError:  # there is none, or it is of something else
         return ""
-    spec = json.loads(json.dumps(system.spec()))
-    without_effect = ("loss", "timesteps", "sampler", "coupling", "bins", "decoder", "clip_x_start", "null_conditions")
-    found = [str(each) for each in system_differences(folder, spec) if not str(each).startswith(without_effect)]
+    now = json.loads(json.dumps(system.spec()))
+    now["parts"] |= {kind: was["parts"].get(kind) for kind in _FREE_PARTS}
+    now["settings"] |= {name: was["settings"].get(name) for name in _FREE_SETTINGS}
+    found = system_differences(folder, now)
     return f"note: the network of {folder} was trained as another system: {'; '.join(found)}" if found else ""
 
 
