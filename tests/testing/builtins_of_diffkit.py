@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from lanes import some_by_default
 
 from diffkit.errors import DiffkitError
 from diffkit.registry import KINDS, registry
@@ -158,18 +159,27 @@ def checked_names(kind: str) -> list[str]:
 def cases() -> list[Any]:
     """Kind, name and options of each built-in part and each of its option values.
 
-    The third and further are slow, and the second of a loss, sampler, guidance or hook: their checks take long.
+    The third and further are slow, and the second of a loss, sampler, guidance or hook: their checks take long. So is
+    the first of every other sampler.
     """
+    found = []
+    for kind in KINDS:
+        first = [_case(kind, name, 0, options) for name, options in _values(kind, 0)]
+        found += some_by_default(first, 2 if kind == "sampler" else 1)
+        for i in range(1, max((len(values_of(kind, name)) for name in checked_names(kind)), default=0)):
+            slow = i > (0 if kind in ("loss", "sampler", "guidance", "hook") else 1)
+            found += [_case(kind, name, i, options, slow) for name, options in _values(kind, i)]
+    return found
 
-    def marks(kind: str, i: int) -> list[Any]:
-        return [pytest.mark.slow] if i > (0 if kind in ("loss", "sampler", "guidance", "hook") else 1) else []
 
-    return [
-        pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))
-        for kind in KINDS
-        for name in checked_names(kind)
-        for i, options in enumerate(values_of(kind, name))
-    ]
+def _case(kind: str, name: str, i: int, options: dict[str, Any], slow: bool = False) -> Any:
+    return pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=[pytest.mark.slow] if slow else [])
+
+
+def _values(kind: str, i: int) -> list[tuple[str, dict[str, Any]]]:
+    """Names of the parts that have that many values and one more, each with its value number ``i``."""
+    values = {name: values_of(kind, name) for name in checked_names(kind)}
+    return [(name, options[i]) for name, options in values.items() if len(options) > i]
 
 
 def values_of(kind: str, name: str) -> list[dict[str, Any]]:

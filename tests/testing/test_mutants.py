@@ -61,12 +61,14 @@ def _check(mutant):
 
 
 DEAR = [mutant for mutant in MUTANTS if mutant.caught_by == "least_at_the_exact_flow_map"]
-"""Mutants of a law that takes seconds."""
+"""Mutants of a law that takes seconds, tried in the slow lane only."""
 CHEAP = [mutant for mutant in MUTANTS if mutant not in DEAR]
 
 
 @pytest.mark.parametrize(
-    "mutant", [*some_by_default(CHEAP, 2), *some_by_default(DEAR, len(DEAR))], ids=lambda mutant: mutant.label
+    "mutant",
+    [*some_by_default(CHEAP, 2), *[pytest.param(mutant, marks=pytest.mark.slow) for mutant in DEAR]],
+    ids=lambda mutant: mutant.label,
 )
 def test_mutant_is_caught_and_its_twin_passes(mutant):
     check = _check(mutant)

@@ -142,7 +142,7 @@ def test_the_sampler_that_learns_sees_the_rows_of_all(tmp_path):
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", some_by_default(STRATEGIES, 2))
 def test_two_then_one_then_two_again(tmp_path, strategy):
     options = dict(batch_size=8, lr=1e-3)
     train(tmp_path / "one", steps=30, **options)
@@ -152,7 +152,7 @@ def test_two_then_one_then_two_again(tmp_path, strategy):
     assert_near(tmp_path / "one", tmp_path / "parts", weights=2e-5, losses=2e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", some_by_default(STRATEGIES, 2))
 def test_muon_with_groups_and_frozen_parameters(tmp_path, strategy):
     """The same to the bit as in one process, also when resumed; whole matrices are gathered from shards."""
     groups = [{"pattern": "*.bias", "weight_decay": 0, "lr": 1e-3}]
@@ -196,7 +196,7 @@ def test_shares_are_ordinary_files_that_any_tool_reads(tmp_path):
     assert diffkit.load(tmp_path).sample(2, steps=2, y=0, progress=False).shape == (2, 1, 4, 4)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", some_by_default(STRATEGIES, 2))
 def test_a_save_that_fails_in_one_process_fails_in_all_and_harms_nothing(tmp_path, strategy, monkeypatch):
     def job(rank):
         def full(file, state):
@@ -220,15 +220,8 @@ def killed(out: Path, options: dict[str, Any], rng: random.Random) -> None:
     job.kill(signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "kills"),
-    [
-        ("ddp", 2),
-        pytest.param("fsdp", 2, marks=pytest.mark.slow),
-        pytest.param("ddp", 8, marks=pytest.mark.slow),
-        pytest.param("fsdp", 8, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "kills"), [("ddp", 2), ("fsdp", 2), ("ddp", 8), ("fsdp", 8)])
 def test_kills_lose_nothing_but_time(tmp_path, strategy, kills):
     options = dict(strategy=strategy, batch_size=8, steps=40, save_every=3)
     on_ranks(2, tmp_path / "whole", **options)
@@ -244,6 +237,7 @@ def test_kills_lose_nothing_but_time(tmp_path, strategy, kills):
     assert content(run) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
     def job(rank):
         update = Trainer.update
@@ -378,10 +372,13 @@ class Odd(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("tied", "strategy", "text"),
-    [
-        (False, "ddp", r"1 parameters of the network took no part in its output .first: unused."),
-        (True, "fsdp", r"blocks.0.weight and blocks.1.weight are tied and cannot be sharded; use strategy='ddp'"),
-    ],
+    some_by_default(
+        [
+            (False, "ddp", r"1 parameters of the network took no part in its output .first: unused."),
+            (True, "fsdp", r"blocks.0.weight and blocks.1.weight are tied and cannot be sharded; use strategy='ddp'"),
+        ],
+        2,
+    ),
 )
 def test_what_an_engine_cannot_train_is_named(tmp_path, tied, strategy, text):
     def job(rank):

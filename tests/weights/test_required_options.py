@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lanes import some_by_default
 from weights_support import FIXED, TRAINED, golden, written
 
 import diffkit
@@ -150,18 +151,33 @@ def test_all_contradictions_are_named_at_once(unet):
 
 @pytest.mark.parametrize(
     ("file", "preset", "sentences"),
-    [
-        ("iddpm/imagenet64-cond", "iddpm/imagenet64-uncond", ["channels is 192", "num_classes is 1000"]),
-        ("iddpm/imagenet64-uncond", "iddpm/cifar10-uncond", ["channel_mult is (1, 2, 3, 4)", "attention_resolutions"]),
-        ("adm/imagenet256", "adm/imagenet256-uncond", ["num_classes is 1000 in the file, None given"]),
-        ("adm/imagenet256-uncond", "adm/imagenet256", ["num_classes is None in the file, 1000 given"]),
-        ("adm/upsample64-256", "adm/imagenet256", ["channels is 192", "low_res_channels is 3 in the file, 0 given"]),
-        ("iddpm/upsample64-256", "adm/upsample64-256", ["resblock_updown is False in the file, True given"]),
-        ("adm/upsample128-512", "adm/upsample64-256", ["attention_resolutions is (16, 8) in the file, (32, 16, 8)"]),
-        ("dit/xl2-256", "dit/l2-256", ["size is 'XL' in the file, 'L' given"]),
-        ("dit/xl2-256", "dit/xl2-512", ["data_shape is (4, 32, 32) in the file, (4, 64, 64) given"]),
-        ("dit/xl4-256", "dit/xl2-256", ["patch is 4 in the file, 2 given"]),
-    ],
+    some_by_default(
+        [
+            ("iddpm/imagenet64-cond", "iddpm/imagenet64-uncond", ["channels is 192", "num_classes is 1000"]),
+            (
+                "iddpm/imagenet64-uncond",
+                "iddpm/cifar10-uncond",
+                ["channel_mult is (1, 2, 3, 4)", "attention_resolutions"],
+            ),
+            ("adm/imagenet256", "adm/imagenet256-uncond", ["num_classes is 1000 in the file, None given"]),
+            ("adm/imagenet256-uncond", "adm/imagenet256", ["num_classes is None in the file, 1000 given"]),
+            (
+                "adm/upsample64-256",
+                "adm/imagenet256",
+                ["channels is 192", "low_res_channels is 3 in the file, 0 given"],
+            ),
+            ("iddpm/upsample64-256", "adm/upsample64-256", ["resblock_updown is False in the file, True given"]),
+            (
+                "adm/upsample128-512",
+                "adm/upsample64-256",
+                ["attention_resolutions is (16, 8) in the file, (32, 16, 8)"],
+            ),
+            ("dit/xl2-256", "dit/l2-256", ["size is 'XL' in the file, 'L' given"]),
+            ("dit/xl2-256", "dit/xl2-512", ["data_shape is (4, 32, 32) in the file, (4, 64, 64) given"]),
+            ("dit/xl4-256", "dit/xl2-256", ["patch is 4 in the file, 2 given"]),
+        ],
+        3,
+    ),
 )
 def test_a_wrong_preset_is_reported_by_its_options(file, preset, sentences):
     from diffkit.weights._infer_options import infer_options
@@ -185,6 +201,7 @@ def test_classes_with_a_label_for_none(tmp_path, unet):
     assert (system.parts.backbone.num_classes, system.parts.backbone.null_class) == (9, True)
 
 
+@pytest.mark.slow
 def test_a_preset_for_another_size_of_image_attends_on_the_same_levels(tmp_path):
     path = meta_file(tmp_path, "iddpm/cifar10-uncond")
     system = diffkit.load_checkpoint(path, preset="iddpm/cifar10-uncond", data_shape=[3, 64, 64], dropout=0.0)
