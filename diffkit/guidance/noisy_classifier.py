@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ class NoisyClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the network's first parameter or buffer is; the CPU if there is none."""
         return device_of(self.network) or torch.device("cpu")
+
+    @property
+    def trained(self) -> nn.Module:
+        """What training changes: the network."""
+        return self.network
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Further modules that are saved with it: none."""
+        return {}
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
