@@ -87,7 +87,7 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
         if not (optional and value is None):
             check_number(attribute.name, value, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_float_if_number)
+    return attrs.field(default=default, validator=check, converter=float_if_number)
 
 
 def integer(
@@ -178,7 +178,7 @@ def duration(default: float | None) -> Any:
 def _seconds(value: Any) -> Any:
     """The seconds of a text such as "1h30m"; anything else as it is."""
     if not isinstance(value, str):
-        return _float_if_number(value)
+        return float_if_number(value)
     text = value.replace(" ", "")
     pieces = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     if "".join(map("".join, pieces)) == text and text:
@@ -238,7 +238,8 @@ def python_objects(factory: Callable[..., object]) -> tuple[str, ...]:
     return tuple(f.alias or f.name for f in known if f.metadata.get(_PYTHON_ONLY))
 
 
-def _float_if_number(value: Any) -> Any:
+def float_if_number(value: Any) -> Any:
+    """Return a real number of any type as a float; anything else, and a bool, unchanged."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     try:
@@ -249,7 +250,7 @@ def _float_if_number(value: Any) -> Any:
 
 def _plain_if_number(value: Any) -> Any:
     """A number as Python's int or float, whichever it is."""
-    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else _float_if_number(value)
+    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else float_if_number(value)
 
 
 def _int_if_integer(value: Any) -> Any:

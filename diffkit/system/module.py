@@ -38,7 +38,7 @@ from diffkit.system.call_parts import parts_for
 from diffkit.system.checks import check_arguments, check_draws, check_tensors, checked_count, checked_data
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
-from diffkit.system.conditions import check_names, check_unused, conditions_for
+from diffkit.system.conditions import check_names, check_unused, conditions_for, mapped
 from diffkit.system.coupling import for_network, on_cpu, pair_noise
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.draws import random_draws, random_pairs, training_loss
@@ -474,7 +474,8 @@ class System(nn.Module):
         check_guidance(parts, conditions, self.device)
         own, classes = own_conditions(parts.guidance), parts.classes if network is self.network else None
         found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
-        return found | row_conditions(parts.guidance, found, n)
+        added = row_conditions(parts.guidance, found, n)
+        return found | {name: mapped(lambda tensor: tensor.to(device), value) for name, value in added.items()}
 
     def _clips(self, clip: bool | None) -> bool:
         return self.settings.clip_x_start if clip is None else check_flag("clip", clip)

@@ -22,6 +22,8 @@ from diffkit.testing._run import report as report
 from diffkit.testing._sampler_order import measured_orders as measured_orders
 from diffkit.testing.oracles import DiracOracle as DiracOracle
 from diffkit.testing.oracles import GaussianOracle as GaussianOracle
+from diffkit.testing.oracles import LabelledMixtureOracle as LabelledMixtureOracle
 from diffkit.testing.oracles import MixtureOracle as MixtureOracle
 from diffkit.testing.oracles import SeparableMixtureOracle as SeparableMixtureOracle
+from diffkit.testing.oracles import labelled_network_of as labelled_network_of
 from diffkit.testing.oracles import network_of as network_of

@@ -34,6 +34,10 @@ def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
+def _integers(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.int64)
+
+
 def _sum_flat(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
@@ -223,6 +227,44 @@ class MixtureOracle:
 
 
 @frozen(eq=False)
+class LabelledMixtureOracle:
+    """Oracle: a mixture whose components have labels, so that every guided field is known in closed form.
+
+    Attributes:
+        mixture: Data of all labels.
+        labels: Label of each component, (K,), 0..N-1; each has one component or more.
+    """
+
+    mixture: MixtureOracle
+    labels: Tensor = field(converter=_integers)
+
+    @property
+    def num_classes(self) -> int:
+        """N."""
+        return int(self.labels.max()) + 1
+
+    def given(self, label: int) -> MixtureOracle:
+        """Return the distribution of data with a label."""
+        own = self.labels == label
+        return MixtureOracle(self.mixture.weights[own], self.mixture.means[own], self.mixture.std)
+
+    def log_class_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """Return ``log p(y | x_t)`` of every label, (B, N)."""
+        share = torch.stack([self.mixture.weights[self.labels == label].sum() for label in range(self.num_classes)])
+        joint = [self.given(label).at(alpha, sigma).log_prob(x) for label in range(self.num_classes)]
+        return (torch.stack(joint, 1) + share.to(x).log()).log_softmax(1)
+
+    def guided(self, x: Tensor, label: int, weight: float, alpha: float, sigma: float) -> Tensor:
+        """Return the estimate of x_start by the score of ``p(x_t) p(y | x_t)^weight``, (B, C, *S).
+
+        That is what classifier-free guidance of scale ``weight`` estimates, and what guidance by the exact classifier
+        adds to a network without labels.
+        """
+        score, without = (one.at(alpha, sigma).score(x) for one in (self.given(label), self.mixture))
+        return (x + sigma**2 * (without + weight * (score - without))) / alpha
+
+
+@frozen(eq=False)
 class SeparableMixtureOracle:
     """Oracle: independent values, each a mixture of normals; its flow map is exact between any two levels.
 
@@ -349,6 +391,17 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
         x_t = x.double() / at["c_in"]
         out = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
         return torch.cat([out, *[torch.zeros_like(out)] * extra], 1).to(x.dtype)
+
+    return model
+
+
+def labelled_network_of(oracle: LabelledMixtureOracle, system: Any, table: Any = None) -> Callable[..., Tensor]:
+    """Return an oracle as a network ``model(x, time, y)``, with the label N for "no class"; see `network_of`."""
+    each = (*map(oracle.given, range(oracle.num_classes)), oracle.mixture)
+    networks = [network_of(one, system, table) for one in each]
+
+    def model(x: Tensor, time: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([network(x, time) for network in networks])[y, torch.arange(len(x))]
 
     return model
 

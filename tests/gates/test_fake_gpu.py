@@ -226,7 +226,9 @@ def a_classifier(system: diffkit.System) -> NoisyClassifier:
 
 GUIDANCE = {
     "cfg": lambda system: ClassifierFree(2.0),
-    "cfg in two calls": lambda system: ClassifierFree(2.0, joint=False, rescale=0.7, interval=(0.1, 3.0)),
+    "cfg in two calls": lambda system: ClassifierFree(
+        torch.tensor([2.0, 3.0]), (0.1, 3.0), joint=False, rescale=0.7, by_level="cosine"
+    ),
     "cfg, null on the host": lambda system: ClassifierFree(2.0, null={"y": torch.tensor(CLASSES)}),
     "classifier": lambda system: ClassifierGuidance(a_classifier(system)),
     "classifier, mean": lambda system: ClassifierGuidance(a_classifier(system), shift="mean", at="mean"),

@@ -38,10 +38,12 @@ def classifier(x, time):
 GUIDANCE = {
     "cfg": lambda: [ClassifierFree(2.0, null={"y": 3})],
     "cfg_two_calls": lambda: [ClassifierFree(2.0, null={"y": 3}, joint=False)],
-    "cfg_interval_rescale": lambda: [ClassifierFree(2.0, interval=(0.3, 5.0), rescale=0.7, null={"y": 3})],
+    "cfg_interval_rescale": lambda: [
+        ClassifierFree(torch.tensor([2.0, 3.0, 5.0]), (0.3, 5.0), rescale=0.7, null={"y": 3}, by_level="linear")
+    ],
     "cfg_threshold": lambda: [ClassifierFree(2.0, null={"y": 3}), DynamicThreshold(0.9), StaticThreshold()],
-    "autoguidance": lambda: [Autoguidance(Labelled(3, 2).eval(), 2.0)],
-    "classifier": lambda: [ClassifierGuidance(classifier, 2.0)],
+    "autoguidance": lambda: [Autoguidance(Labelled(3, 2).eval(), 2.0, by_level="0.1:0,1:1,9:0")],
+    "classifier": lambda: [ClassifierGuidance(classifier, 2.0, by_level=torch.sigmoid)],
     "mean_shift": lambda: [GradientGuidance(log_prob, 2.0, at="mean", shift="mean")],
     "all": lambda: [
         ClassifierFree(2.0, null={"y": 3}),
@@ -63,7 +65,7 @@ def guided(request):
     system.network.calls = _Nowhere()
     for network in networks_of(guidance):
         network.calls = _Nowhere()
-    given = dict.fromkeys(own_conditions(guidance[-1:]), torch.rand(3, 3, 2, 2))
+    given = dict.fromkeys(own_conditions(guidance[-1:]) & {"measurement"}, torch.rand(3, 3, 2, 2))
     return (
         system,
         system.denoiser(guidance=guidance, y=Y, **given),

@@ -121,28 +121,33 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("guidance", "apg"): [
         {"scale": 2.0},
         {"scale": 3.0, "along": 0.3, "threshold": 0.5, "interval": (0.3, 2.0), "null": {"y": 4}, "joint": False},
+        {"scale": 2.0, "by_level": "linear"},
     ],
     ("guidance", "cfg_zero"): [
-        {"scale": 2.0},
+        {"scale": 2.0, "by_level": "cosine"},
         {"scale": 3.0, "interval": (0.3, 2.0), "null": {"y": 4}, "joint": False},
     ],
     ("guidance", "autoguidance"): [
         {"model": worse, "scale": 2.0},
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},
+        {"model": worse, "scale": 2.0, "by_level": lambda log_snr: (-log_snr.abs()).exp()},
     ],
     ("guidance", "cfg"): [
         {"scale": 2.0},
         {"scale": 3.0, "interval": (0.3, 2.0), "rescale": 0.7, "null": {"y": 4}, "joint": False},
+        {"scale": 2.0, "by_level": ((0.3, 0.0), (1.0, 1.0), (4.0, 0.0))},
     ],
     ("guidance", "classifier"): [
         {"classifier": logits},
         {"classifier": lambda x, time: 2 * logits(x, time), "scale": 0.5, "clip": True},
-        {"classifier": logits, "label": "target", "at": "mean", "shift": "mean"},
+        {"classifier": logits, "label": "target", "at": "mean", "shift": "mean", "interval": (0.3, 2.0)},
+        {"classifier": logits, "by_level": "cosine"},
     ],
     ("guidance", "gradient"): [
         {"log_prob": log_prob},
         {"log_prob": lambda x, time, conditions: log_prob(x / 2, time, conditions), "scale": 0.5, "clip": True},
-        {"log_prob": log_prob, "own": ("target",), "at": "mean", "shift": "mean"},
+        {"log_prob": log_prob, "own": ("target",), "at": "mean", "shift": "mean", "by_level": "linear"},
+        {"log_prob": log_prob, "interval": (0.3, 2.0)},
     ],
     ("guidance", "diffpir"): [{"operator": half}, MEASURED | {"weight": 2.0, "data_std": 0.5, "iterations": 2}],
     ("guidance", "dps"): [{"operator": half}, MEASURED | {"step": 0.5, "form": "likelihood"}],

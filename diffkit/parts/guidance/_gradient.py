@@ -11,7 +11,8 @@ from diffkit.errors import OptionError
 from diffkit.parts.guidance._linear import reach
 from diffkit.parts.guidance._pullback import row_gradient
 from diffkit.parts.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
-from diffkit.protocols import Composition, ConditionalGuidance, Level, NetworkGuidance, Prediction
+from diffkit.parts.guidance._weight import Weighted
+from diffkit.protocols import Composition, Conditions, Level, NetworkGuidance, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,16 +26,15 @@ def check_function(instance: object, attribute: attrs.Attribute[Any], value: obj
         raise OptionError("must be a network or a function", option=attribute.name, value=value)
 
 
-class AlongGradient(ConditionalGuidance, NetworkGuidance):
+class AlongGradient(Weighted, NetworkGuidance):
     """Base of guidance by a gradient: the options, and how the gradient moves an estimate.
 
     Attributes:
-        scale, at, shift, clip: As in `GradientGuidance`.
+        at, shift, clip: As in `GradientGuidance`.
     """
 
     neutral: ClassVar[tuple[str, float]] = ("scale", 0.0)
 
-    scale: float
     at: str
     shift: str
     clip: bool
@@ -62,17 +62,28 @@ class AlongGradient(ConditionalGuidance, NetworkGuidance):
         return step_columns(table) if self.shift == "mean" else {}
 
     def shifted(
-        self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
+        self,
+        log_prob: Callable[[Tensor, Tensor], Tensor],
+        prediction: Prediction,
+        x: Tensor,
+        level: Level,
+        conditions: Conditions,
     ) -> Prediction:
         """Return the prediction with x_start moved along the gradient of ``log_prob(x, time)``."""
-        return Prediction(self._x_start(log_prob, prediction, x, level), prediction.log_variance)
+        weight = self.weight_at(x, level, conditions)
+        return Prediction(self._x_start(log_prob, weight, prediction, x, level), prediction.log_variance)
 
     def _x_start(
-        self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
+        self,
+        log_prob: Callable[[Tensor, Tensor], Tensor],
+        weight: float | Tensor,
+        prediction: Prediction,
+        x: Tensor,
+        level: Level,
     ) -> Tensor:
         if self.shift == "score":
             gradient = row_gradient(lambda at: log_prob(at, level.time.expand(x.shape[0])), x)
-            moved = prediction.x_start + self.scale * reach(level) * gradient
+            moved = prediction.x_start + weight * reach(level) * gradient
             return moved.clamp(-1, 1) if self.clip else moved
         known = level.coefficients
         if known is None or X_START not in known or prediction.log_variance is None:
@@ -86,4 +97,4 @@ class AlongGradient(ConditionalGuidance, NetworkGuidance):
         if self.at == "mean":
             at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
         gradient = row_gradient(lambda at: log_prob(at, time.expand(x.shape[0])), at)
-        return prediction.x_start + self.scale * prediction.log_variance.exp() / known[X_START] * gradient
+        return prediction.x_start + weight * prediction.log_variance.exp() / known[X_START] * gradient

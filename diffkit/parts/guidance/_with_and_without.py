@@ -7,25 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 from attrs import field
-from numpy.typing import NDArray
 
 from diffkit.errors import OptionError
 from diffkit.parts.guidance._together import evaluate_together, joint_problem
-from diffkit.parts.guidance._weight import outside
-from diffkit.protocols import (
-    BindableGuidance,
-    Composition,
-    ConditionalGuidance,
-    Conditions,
-    Estimate,
-    Evaluate,
-    Guidance,
-    IntervalGuidance,
-    Level,
-)
-from diffkit.table import Coefs
+from diffkit.parts.guidance._weight import Weighted
+from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,11 +21,6 @@ if TYPE_CHECKING:
 def null_option() -> Any:
     """Field for the option ``null``: conditions that mean "none"."""
     return field(default=None, validator=_check_null, eq=_comparable)
-
-
-def place_field() -> Any:
-    """Field for the place of a guidance in the list of a call."""
-    return field(default=0, init=False, repr=False, eq=False)
 
 
 def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -55,28 +37,31 @@ def _comparable(null: Any) -> Any:
     return null if _is_plain(null) else id(null)
 
 
-class WithAndWithout(ConditionalGuidance, BindableGuidance, IntervalGuidance):
-    """Base of guidance that combines both estimates: options ``interval``, ``null`` and ``joint``."""
+class WithAndWithout(Weighted):
+    """Base of guidance that combines both estimates: options ``null`` and ``joint`` besides those of a scale."""
 
-    interval: tuple[float, float] | None
     null: Mapping[str, Any] | None
     joint: bool
-    _place: int
 
     @abstractmethod
-    def combined(self, with_it: Tensor, without: Tensor, x: Tensor, level: Level) -> Tensor:
-        """Return an estimate of x_start from those with the condition and with the null condition, (B, C, *S)."""
+    def combined(self, with_it: Tensor, without: Tensor, weight: float | Tensor, x: Tensor, level: Level) -> Tensor:
+        """Return an estimate of x_start from those with the condition and with the null condition, (B, C, *S).
+
+        The weight is the scale at this level, a number, 0-d or (B,1..).
+        """
 
     @property
     def own_conditions(self) -> frozenset[str]:
         """Null conditions other than numbers and texts, which have one row per example."""
-        return frozenset(self._own(name) for name, null in (self.null or {}).items() if not _is_plain(null))
+        rows = frozenset(self._null_rows(name) for name, null in (self.null or {}).items() if not _is_plain(null))
+        return rows | super().own_conditions
 
     def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return the null conditions other than numbers and texts, one row per example.
+        """Return the null conditions other than numbers and texts, and the scales that are no number, by example.
 
         Raises:
-            OptionError: One has another form than the condition, or cannot be evaluated with it in one call.
+            OptionError: One has another form than the condition, or cannot be evaluated with it in one call; or
+                there is not one scale for each example.
         """
         from diffkit.parts.guidance._null_rows import none_of
 
@@ -85,7 +70,8 @@ class WithAndWithout(ConditionalGuidance, BindableGuidance, IntervalGuidance):
         for name, value in found.items() if self.joint else ():
             if problem := joint_problem(name, [conditions.get(name), value], n):
                 raise OptionError(problem)
-        return {self._own(name): value for name, value in found.items() if not _is_plain(null[name])}
+        rows = {self._null_rows(name): value for name, value in found.items() if not _is_plain(null[name])}
+        return {**super().row_conditions(conditions, n), **rows}
 
     @property
     def required_conditions(self) -> frozenset[str]:
@@ -111,17 +97,12 @@ class WithAndWithout(ConditionalGuidance, BindableGuidance, IntervalGuidance):
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the null conditions of the network, and unique names for its rows."""
         null = parts.null_conditions if self.null is None else self.null
-        bind: Guidance = attrs.evolve(self, null=null)  # type: ignore[misc]  # every part is an attrs class
-        object.__setattr__(bind, "_place", len(parts.guidance))
-        return bind
+        known: WithAndWithout = attrs.evolve(self, null=null)  # type: ignore[misc]  # every part is an attrs class
+        return super(WithAndWithout, known).bind(parts)
 
-    def _own(self, name: str) -> str:
+    def _null_rows(self, name: str) -> str:
         """Name under which it passes the null rows of a condition."""
-        return f"null rows of {name}" + (f" for guidance {self._place}" if self._place else "")
-
-    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
-        """Return which levels lie outside of the interval."""
-        return outside(self.interval, at)
+        return self.own_name(f"null rows of {name}")
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the combined estimate, with the variance of that with the condition."""
@@ -130,7 +111,8 @@ class WithAndWithout(ConditionalGuidance, BindableGuidance, IntervalGuidance):
             with_it, without = evaluate_together(evaluate, x, level, sets)
         else:
             with_it, without = (evaluate(x, level, given) for given in sets)
-        return with_it.with_x_start(self.combined(with_it.x_start, without.x_start, x, level))
+        weight = self.weight_at(x, level, conditions)
+        return with_it.with_x_start(self.combined(with_it.x_start, without.x_start, weight, x, level))
 
     def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
         assert self.null is not None, "composition refuses guidance without a null condition"
@@ -138,7 +120,7 @@ class WithAndWithout(ConditionalGuidance, BindableGuidance, IntervalGuidance):
 
         found = dict(conditions)
         for name, null in self.null.items():
-            found[name] = conditions.get(self._own(name))
+            found[name] = conditions.get(self._null_rows(name))
             if found[name] is None:  # the caller has not added the rows of `row_conditions`
                 found[name] = none_of(name, null, conditions.get(name), x.shape[0])
         return {name: value for name, value in found.items() if value is not None}

@@ -6,28 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
-import numpy as np
 from attrs import frozen
-from numpy.typing import NDArray
 
 from diffkit.errors import OptionError
-from diffkit.options import number, python_object
+from diffkit.options import python_object
 from diffkit.parts.guidance._networks import networks_among
-from diffkit.parts.guidance._weight import extrapolate, interval, outside
-from diffkit.protocols import (
-    BindableGuidance,
-    Composition,
-    Conditions,
-    Estimate,
-    Evaluate,
-    Guidance,
-    IntervalGuidance,
-    Level,
-    Model,
-    NetworkGuidance,
-)
+from diffkit.parts.guidance._share import ByLevel, by_level, interval
+from diffkit.parts.guidance._weight import Scale, Weighted, extrapolate, place_field, scale
+from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model, NetworkGuidance
 from diffkit.registry import registry
-from diffkit.table import Coefs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +27,7 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
 
 @registry("guidance").register("autoguidance")
 @frozen
-class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
+class Autoguidance(Weighted, NetworkGuidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
     The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is called with
@@ -48,16 +35,19 @@ class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
 
     Attributes:
         model: The worse network, or the system it was trained in.
-        scale: 1 is the network as it is; about 2 is usual.
+        scale: 1 is the network as it is; about 2 is usual; a number, or a tensor (B,).
         interval: Noise-to-signal ratios (low, high) between which it acts; everywhere by default.
+        by_level: As in 'cfg'.
     Source: Karras et al. 2024, arXiv:2406.02507.
     """
 
     neutral: ClassVar[tuple[str, float]] = ("scale", 1.0)
 
     model: Model = python_object(_check_model)
-    scale: float = number()
+    scale: Scale = scale()
     interval: tuple[float, float] | None = interval()
+    by_level: ByLevel = by_level()
+    _place: int = place_field()
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -83,16 +73,13 @@ class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
         system: Any = self.model
-        return self if _parts_of(system) is None else attrs.evolve(self, model=system.network)
-
-    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
-        """Return which levels lie outside of the interval."""
-        return outside(self.interval, at)
+        network = self if _parts_of(system) is None else attrs.evolve(self, model=system.network)
+        return super(Autoguidance, network).bind(parts)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the estimate moved away from the worse network's."""
         better, worse = evaluate(x, level, conditions), evaluate(x, level, conditions, self.model)
-        return better.with_x_start(extrapolate(worse.x_start, better.x_start, self.scale, self.interval, level))
+        return better.with_x_start(extrapolate(worse.x_start, better.x_start, self.weight_at(x, level, conditions)))
 
 
 def _parts_of(model: object) -> Composition | None:
