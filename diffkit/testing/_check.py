@@ -241,8 +241,11 @@ def _expect_failure(found: dict[str, Any], reason: str) -> dict[str, Any]:
 
 
 _RECIPES = tuple(kind.name for kind in KINDS.values() if kind.recipe)
-_OF_ALL: dict[str, list[Check]] = {kind: [] for kind in KINDS}
-_OF_ONE: dict[str, list[Check]] = {kind: [] for kind in KINDS}
+SOLVER = "solver"
+"""What is no kind of part, and has laws: a solver of anybody's."""
+
+_OF_ALL: dict[str, list[Check]] = {kind: [] for kind in (*KINDS, SOLVER)}
+_OF_ONE: dict[str, list[Check]] = {kind: [] for kind in (*KINDS, SOLVER)}
 
 
 def check(kind: str | None = None) -> Callable[[F], F]:

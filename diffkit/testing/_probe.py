@@ -1,15 +1,13 @@
-"""Run a sampler's steps under an exact denoiser, and find their effect on a normal distribution."""
+"""Run a sampler's steps under an exact denoiser."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -19,17 +17,9 @@ from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, 
 from diffkit.system.sampling import Program, encoding_program, sampling_program, still_program
 from diffkit.table import F64, ProcessTable
 from diffkit.testing._check import LawError, Where, record_where
+from diffkit.testing._exact_runs import NORMAL, POINT, start_points
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, NoisePath, compose_on_path
-from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle, step_estimate
-
-POINT = DiracOracle([0.7, -0.4])
-NORMAL = GaussianOracle(mean=[0.7, -0.4], std=[0.5, 1.6])
-"""Neither is centred, and the widths straddle 1, where many mistakes cancel."""
-PICTURE = DiracOracle(torch.linspace(-0.5, 0.9, 12, dtype=torch.float64).view(2, 2, 3))
-"""One picture: no two elements are alike, and neither the channels nor their sides have a mean of 0."""
-MIXTURE = MixtureOracle(weights=[0.4, 0.6], means=[[-0.9, 0.5], [0.8, -0.3]], std=0.35)
-"""Its denoiser is not linear: on normal data alone some methods converge faster than they do."""
-ORACLES = (NORMAL, MIXTURE)
+from diffkit.testing.oracles import step_estimate
 
 
 @frozen(eq=False)
@@ -59,6 +49,19 @@ class PreparedSampler:
     def where(self) -> Where:
         """Return the path and number of steps, as the place named in a result."""
         return Where(self.path.label, self.table.num_steps)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Return alpha and sigma where each step starts, then where the last one goes."""
+        return [(float(self.table.alpha[k]), float(self.table.sigma[k])) for k in self.levels]
+
+    def draws(self, steps: int) -> int:
+        """Return how many tensors of noise some steps use."""
+        return steps if self.sampler.stochastic else 0
+
+    def run_exact(self, oracle: Any, x: Tensor, noises: Sequence[Tensor] = ()) -> Iterator[Tensor]:
+        """Yield x after every step with an exact denoiser."""
+        return self.run(self.with_variance(oracle), x, noises or None)
 
     @property
     def plan(self) -> dict[str, F64]:
@@ -192,134 +195,12 @@ def prepared_samplers(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -
                 yield prepare_sampler(sampler, LevelsOnly(path), num_steps)
 
 
-@frozen(eq=False)
-class StepDistribution:
-    """Distribution of data after a sampling step: mean and standard deviation of every element, each (C, *S).
-
-    Attributes:
-        mean, std: Of every element.
-        shares: What each source of chance adds to it, (sources, C, *S).
-    """
-
-    mean: Tensor
-    std: Tensor
-    shares: Tensor
-
-    @property
-    def covariance(self) -> Tensor:
-        """Return the covariance of all pairs of elements, (D, D)."""
-        flat = self.shares.flatten(1)
-        return flat.T @ flat
-
-
-def propagate_normal(
-    prepared: PreparedSampler, oracle: Any, start: GaussianOracle, steps: int | None = None
-) -> list[StepDistribution]:
-    """Return exactly what the steps make of normal data, given that they are affine in x and noise.
-
-    One row of the batch starts at the mean. For each element, one row starts a standard deviation away from it, and
-    one for each step receives unit noise there; the final difference of each row from the first is that source's share.
-    A last row receives all of them twice.
-
-    Args:
-        prepared: A sampler on a table.
-        oracle: Exact denoiser, affine in x.
-        start: Distribution at the first level.
-        steps: How many steps; all by default.
-    Raises:
-        LawError: The steps are not affine, so that the result would be meaningless.
-    """
-    steps = prepared.program.num_steps if steps is None else steps
-    moves = torch.eye(start.mean.numel(), dtype=start.mean.dtype).view(-1, *start.mean.shape)
-    own = [slice(1 + len(moves) * i, 1 + len(moves) * (i + 1)) for i in range(steps + 1)]
-    used = own if prepared.sampler.stochastic else own[:1]
-    x = start.mean.repeat(used[-1].stop + 1, *[1] * start.mean.ndim)
-    x[own[0]] += start.std * moves
-    x[-1] += 2 * start.std * moves.sum(0)
-    noises = []
-    for rows in own[1:]:
-        noise = torch.zeros_like(x)
-        if prepared.sampler.stochastic:
-            noise[rows] = moves
-            noise[-1] = 2 * moves.sum(0)
-        noises.append(noise)
-    found = []
-    for i, (_, after) in enumerate(
-        zip(range(steps), prepared.run(prepared.with_variance(oracle), x, noises), strict=False)
-    ):
-        shares = after[1:-1] - after[0]
-        _require_affine(after, shares, attrs.evolve(prepared.where, level=prepared.levels[i]))
-        found.append(StepDistribution(after[0], shares.square().sum(0).sqrt(), shares))
-    return found
-
-
-def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:
-    gap = (after[-1] - after[0] - 2 * shares.sum(0)).abs().max()
-    size = 1 + after.abs().max()
-    if not gap <= 1e-8 * size:
-        raise LawError(
-            "a step that is affine in x and noise when the denoiser is",
-            f"twice the change gives {float(gap):.3g} more than twice the result",
-            where,
-            "clipping, a square of x, or a branch on its size inside the step",
-        )
-
-
-def distribution_error(prepared: PreparedSampler, steps: int) -> float:
-    """Return the largest error of mean or standard deviation after some steps, in exact standard deviations."""
-    t, s = prepared.levels[0], prepared.levels[steps]
-    alpha, sigma = prepared.table.alpha, prepared.table.sigma
-    exact = NORMAL.at(float(alpha[s]), float(sigma[s]))
-    found = propagate_normal(prepared, NORMAL, NORMAL.at(float(alpha[t]), float(sigma[t])), steps)[-1]
-    worst = torch.maximum((found.mean - exact.mean).abs(), (found.std - exact.std).abs()) / exact.std
-    return float(worst.max())
-
-
-def pointwise_error(prepared: PreparedSampler, steps: int, oracle: Any = NORMAL) -> float:
-    """Return the largest distance from the exact ODE solution after some steps, in units of the scale of x_t."""
-    t, s = (_alpha_sigma(prepared, k) for k in (prepared.levels[0], prepared.levels[steps]))
-    x = t[0] * _start_points(t[1] / t[0])
-    for _, after in zip(range(steps), prepared.run(prepared.with_variance(oracle), x), strict=False):
-        found = after
-    exact = s[0] * _solution(oracle, t[1] / t[0], s[1] / s[0])
-    return float((found - exact).abs().max()) / math.hypot(*s)
-
-
-def round_trip_error(up: PreparedSampler, down: PreparedSampler, oracle: Any = NORMAL) -> float:
+def round_trip_error(up: PreparedSampler, down: PreparedSampler) -> float:
     """Return the largest distance after going up from level 1 and back down, in units of the scale of x_1."""
-    alpha, sigma = _alpha_sigma(up, 1)
-    x = alpha * _start_points(sigma / alpha)
-    *_, top = up.run(up.with_variance(oracle), x)
+    alpha, sigma = up.points[0]
+    x = alpha * start_points(sigma / alpha)
+    *_, top = up.run(up.with_variance(NORMAL), x)
     steps = down.program.num_steps - 1
-    for _, after in zip(range(steps), down.run(down.with_variance(oracle), top), strict=False):
+    for _, after in zip(range(steps), down.run(down.with_variance(NORMAL), top), strict=False):
         back = after
     return float((back - x).abs().max()) / math.hypot(alpha, sigma)
-
-
-def _alpha_sigma(prepared: PreparedSampler, level: int) -> tuple[float, float]:
-    return float(prepared.table.alpha[level]), float(prepared.table.sigma[level])
-
-
-def _start_points(rho: float) -> Tensor:
-    """Return x / alpha of five points from one tail to the other, where sigma / alpha is rho."""
-    spread = torch.linspace(-1.5, 1.5, 5, dtype=torch.float64)[:, None]
-    return spread * math.hypot(1.0, rho) * torch.tensor([1.0, -0.7], dtype=torch.float64)
-
-
-@functools.lru_cache
-def _known_solution(which: int, t: float, s: float) -> Tensor:
-    return ORACLES[which].flow(_start_points(t), (1.0, t), (1.0, s))
-
-
-def _solution(oracle: Any, t: float, s: float) -> Tensor:
-    """Return x / alpha to which the ODE takes the points of `_start_points`; in rho it is the same on every path."""
-    return _known_solution(ORACLES.index(oracle), float(f"{t:.13g}"), float(f"{s:.13g}"))
-
-
-def fitted_order(counts: Sequence[int], errors: Sequence[float], floor: float = 1e-11) -> float:
-    """Return the slope of log error over log steps, fitted to the three finest above rounding; inf if none."""
-    usable = [(n, e) for n, e in zip(counts, errors, strict=True) if e > floor][-3:]
-    if len(usable) < 2:
-        return float("inf")
-    steps, found = np.log([n for n, _ in usable]), np.log([e for _, e in usable])
-    return float(-np.polyfit(steps, found, 1)[0])

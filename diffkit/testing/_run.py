@@ -29,11 +29,12 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _sampler,
     _sampler_order,
     _schedule,
+    _solver,
     _spacing,
     _timesteps,
     _var,
 )
-from diffkit.testing._check import Check, CheckResult, Given, checks_of, part_text, skip_repeated_stop
+from diffkit.testing._check import SOLVER, Check, CheckResult, Given, checks_of, part_text, skip_repeated_stop
 from diffkit.testing._conditions import check_conditions
 
 _NONE: Mapping[str, str] = {}
@@ -43,11 +44,11 @@ def checks_for(kind: str) -> tuple[Check, ...]:
     """Return every conformance check of a kind, each with its law and cause (`Check.law`, `Check.cause`).
 
     Args:
-        kind: Kind of part, such as "sampler".
+        kind: Kind of part, such as "sampler"; or "solver", for the laws of `check_solver`.
     Raises:
         OptionError: No such kind.
     """
-    return checks_of(registry(kind).kind)
+    return checks_of(kind if kind == SOLVER else registry(kind).kind)
 
 
 def check_component(

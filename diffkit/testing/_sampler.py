@@ -14,17 +14,14 @@ from diffkit.errors import ProtocolError
 from diffkit.protocols import Level, MultistageSampler, Prediction, Sampler
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, recorded_where
 from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
+from diffkit.testing._exact_runs import NORMAL, PICTURE, POINT, propagate_normal
 from diffkit.testing._host import count_graphs, on_fake_tensors
 from diffkit.testing._probe import (
-    NORMAL,
-    PICTURE,
-    POINT,
     PreparedSampler,
     accepted_paths,
     prepare_sampler,
     prepare_still,
     prepared_samplers,
-    propagate_normal,
     tells_the_end,
 )
 

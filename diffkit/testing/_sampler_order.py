@@ -9,23 +9,25 @@ from diffkit.errors import OptionError
 from diffkit.protocols import Sampler
 from diffkit.testing._check import NotApplicableError, Where, check
 from diffkit.testing._close import require
-from diffkit.testing._paths import NoisePath, middle_segment
-from diffkit.testing._probe import (
+from diffkit.testing._exact_runs import (
     MIXTURE,
-    PreparedSampler,
-    accepted_paths,
+    SLACK,
     distribution_error,
     fitted_order,
     pointwise_error,
+    require_order,
+)
+from diffkit.testing._paths import NoisePath, middle_segment
+from diffkit.testing._probe import (
+    PreparedSampler,
+    accepted_paths,
     prepare_encoder,
     prepare_sampler,
     round_trip_error,
     tells_the_end,
 )
 
-_SLACK = 0.2  # of the fitted slope below the declared order, as finite numbers of steps show it
-_SLACK_UP = 0.3  # the same for the way up, measured on fewer steps
-_SMALL = 0.05  # error that a sampler must reach at the finest count, in standard deviations
+_SLACK_UP = 0.3  # SLACK for the way up, measured on fewer steps
 _HOW = "log_snr from -4 to 4, every second step twice as wide"
 
 
@@ -64,13 +66,8 @@ def _errors(sampler: Sampler) -> Iterator[tuple[NoisePath, str, list[float]]]:
             yield path, "a mixture of two normals", errors
 
 
-def _require_order(path: NoisePath, counts: Sequence[int], errors: Sequence[float], what: str, order: float) -> None:
-    measured = fitted_order(counts, errors)
-    shown = ", ".join(f"{e:.2g}" for e in errors)
-    found = f"order {measured:.2f} (errors {shown} at {', '.join(map(str, counts))} steps)"
-    where = Where(path.label, counts[-1], detail=f"{what}, {_HOW}")
-    require(measured >= order, f"an order of at least {order:g}", found, where)
-    require(errors[-1] < _SMALL, f"an error below {_SMALL} at {counts[-1]} steps", f"{errors[-1]:.3g}", where)
+def _where(path: NoisePath, counts: Sequence[int], what: str) -> Where:
+    return Where(path.label, counts[-1], detail=f"{what}, {_HOW}")
 
 
 @check("sampler")
@@ -85,7 +82,7 @@ def order_as_declared(sampler: Sampler) -> str:
         return _exact_by_the_flow_map(sampler)
     counts, found = _counts(sampler), dict[str, float]()
     for path, data, errors in _errors(sampler):
-        _require_order(path, counts, errors, data, sampler.order - _SLACK)
+        require_order(counts, errors, sampler.order - SLACK, _where(path, counts, data))
         found[path.label] = min(found.get(path.label, math.inf), fitted_order(counts, errors))
     return f"order {sampler.order} declared; " + ", ".join(f"{order:.2f} on {path}" for path, order in found.items())
 
@@ -113,13 +110,13 @@ def encodes_at_its_order(sampler: Sampler) -> None:
     for i, path in enumerate(accepted_paths(sampler)):
         up = [_upwards(sampler, path, n) for n in counts]
         errors = [pointwise_error(u, n) for u, n in zip(up, counts, strict=True)]
-        _require_order(path, counts, errors, "normal data encoded", sampler.order - _SLACK_UP)
+        require_order(counts, errors, sampler.order - _SLACK_UP, _where(path, counts, "normal data encoded"))
         if i:
             continue
         down = prepare_sampler(sampler, middle_segment(path), counts[-1] + 1)
         single = errors[-1] + pointwise_error(down, down.program.num_steps - 1)
         back = round_trip_error(up[-1], down)
-        where = Where(path.label, counts[-1], detail=f"normal data encoded, then decoded, {_HOW}")
+        where = _where(path, counts, "normal data encoded, then decoded")
         expected = f"an error of the size of both ways' own, {single:.3g}"
         require(back < 10 * single + 1e-10, expected, f"{back:.3g}", where)
 
