@@ -50,8 +50,8 @@ from diffkit.system.learned import build_modules
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
-from diffkit.system.saving import foreign_modules
 from diffkit.system.sampling_defaults import check_sampling, plain_sampling
+from diffkit.system.saving import foreign_modules
 from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.table import ProcessTable, respace

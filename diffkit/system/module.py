@@ -155,7 +155,7 @@ class System(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
-        return save(self.spec(), self.trained, folder, dict(self.frozen))
+        return save(self.spec(), self.trained, folder, self.frozen)
 
     def extra_repr(self) -> str:
         """Name the parts."""
