@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +111,9 @@ class NoisyClassifier(nn.Module):
         return self.network
 
     @property
-    def frozen(self) -> Mapping[str, nn.Module]:
+    def frozen(self) -> nn.ModuleDict:
         """Further modules that are saved with it: none."""
-        return {}
+        return nn.ModuleDict()
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
