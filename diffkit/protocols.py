@@ -120,6 +120,19 @@ class Prediction(NamedTuple):
     log_variance: Tensor | None
 
 
+class UnclippedPrediction(NamedTuple):
+    """Result of one evaluation of the denoiser for an `UnclippedSampler`.
+
+    Attributes:
+        x_start, log_variance: As of `Prediction`.
+        unclipped: The estimate of clean data before clipping, (B, C, *S).
+    """
+
+    x_start: Tensor
+    log_variance: Tensor | None
+    unclipped: Tensor
+
+
 class StepRow(Protocol):
     """Levels and coefficients of one sampler step; each is unpacked at its first use."""
 
@@ -532,6 +545,15 @@ class Sampler(Part, Protocol):
             noise: Standard normal, of x's shape; None if the sampler is deterministic.
             last: True on the step to level 0 of a `MultistageSampler`; False otherwise.
         """
+
+
+class UnclippedSampler(Sampler):
+    """A sampler that can read the estimate of x_start before clipping: it then gets an `UnclippedPrediction`."""
+
+    @property
+    @abstractmethod
+    def reads_unclipped(self) -> bool:
+        """True if it does."""
 
 
 class MultistageSampler(Sampler):

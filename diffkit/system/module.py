@@ -40,7 +40,7 @@ from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.coupling import for_network, on_cpu, pair_noise
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.draws import random_draws, random_pairs, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
@@ -312,7 +312,13 @@ class System(nn.Module):
     @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
     def encode(
-        self, x_start: Tensor, *, start: str = "clean", progress: bool = False, **options: Unpack[EncodeOptions]
+        self,
+        x_start: Tensor,
+        *,
+        start: str = "clean",
+        time_of: str = "start",
+        progress: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor:
         """Run a deterministic sampler backwards: return the noise at level T from which it samples x_start, (B, C, *S).
 
@@ -320,6 +326,8 @@ class System(nn.Module):
             x_start: Clean data, (B, C, *S).
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
+            time_of: Which level's time the network gets: that where a step starts ("start"), as the sampler's order
+                needs, or that which it goes to ("end"), as DDIM inversion is done in diffusers and in prompt-to-prompt.
             progress: Show a bar with an ETA on standard error.
             options: Those of `diffkit.system.call_options.EncodeOptions`.
             conditions: As in `sample`.
@@ -328,13 +336,15 @@ class System(nn.Module):
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
+        if not isinstance(time_of, str) or time_of not in ("start", "end"):
+            raise OptionError("must be 'start' or 'end'", option="time_of", value=time_of)
         x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
         check_unused(self._model(options.get("model")), options, "seed", "final")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler", fix=({"sampler": "heun"}, {"sampler": "ddim"}))
-        program = job.encoding_program(past_end=start == "level1")
+        program = job.encoding_program(past_end=start == "level1", time_of=time_of)
         with job.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
                 x = _first_encoding_step(job, job.denoiser(), x)
@@ -470,8 +480,11 @@ class System(nn.Module):
         scales = self.objective.scales_input
         with torch.inference_mode(False):
             conditions = ordinary(conditions)
-        clips, times = self._clips(clip), parts.times
-        return Denoiser(network, parts.var, scales, conditions, transform, clips, parts.guidance, times=times)
+        clips, times, keeps = self._clips(clip), parts.times, reads_unclipped(parts.sampler)
+        guidance = parts.guidance
+        return Denoiser(
+            network, parts.var, scales, conditions, transform, clips, guidance, times=times, keeps_unclipped=keeps
+        )
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

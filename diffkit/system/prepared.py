@@ -23,7 +23,7 @@ from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache, has_value
 from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
 from diffkit.system.randomness import NoiseFn, Seed, noise_for
@@ -91,10 +91,11 @@ class SamplingJob:
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
         return self._cached(("restarting", *runs.items()), make)
 
-    def encoding_program(self, *, past_end: bool = False) -> Program:
+    def encoding_program(self, *, past_end: bool = False, time_of: str = "start") -> Program:
         """Return the encoding program, from level 1 up to level T, or one step beyond."""
-        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
-        return self._cached(("up", past_end), make)
+        how = past_end, time_of
+        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, *how)
+        return self._cached(("up", *how), make)
 
     def _cached(self, kind: Hashable, make: Callable[[], Program]) -> Program:
         """What ``make()`` returns, or returned for the same sampler and an equal table before.
@@ -117,7 +118,15 @@ class SamplingJob:
         scales = self.objective.scales_input
         parts, transform = self.parts, self.transform
         return Denoiser(
-            self.model, parts.var, scales, conditions, transform, self.clip, parts.guidance, times=parts.times
+            self.model,
+            parts.var,
+            scales,
+            conditions,
+            transform,
+            self.clip,
+            parts.guidance,
+            times=parts.times,
+            keeps_unclipped=reads_unclipped(parts.sampler),
         )
 
     def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:

@@ -418,7 +418,9 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
 
 
 @computing("the steps of the sampler")
-def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
+def encoding_program(
+    parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool, time_of: str = "start"
+) -> Program:
     """Return the program from level 1 of a table in use up to level T.
 
     Args:
@@ -426,12 +428,17 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
         sampler: A deterministic sampler.
         table: The table in use.
         past_end: Add a step from T to a level without signal, as improved-diffusion does.
+        time_of: Which end of a step gives the network its time, "start" or "end".
     """
     rows = np.arange(1, table.num_steps + (1 if past_end else 0))
     t = table.at(rows)
     s = table.at(rows + 1) if not past_end else _beyond(table)
     target = np.minimum(rows + 1, table.num_steps)
-    return _program(parts, sampler, table, Steps(t, s), rows, target)
+    levels = level_coefficients(parts, table)
+    blocks = _blocks(parts, sampler, table, levels, Steps(t, s), rows, target)
+    if time_of == "end":
+        blocks["t"] = {**blocks["t"], "time": levels["time"][target]}
+    return _program_of(parts, sampler, table, blocks, target)
 
 
 @computing("the steps of the sampler")

@@ -75,7 +75,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"history": 3, "uniform_prob": 0.1},
         {"history": 1, "uniform_prob": 1.0},
     ],
-    ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3}],
+    ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3, "clipped_eps": False}],
     ("sampler", "churn"): [
         {},
         {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0, "solver": "dpm2", "lower_order_long": False},

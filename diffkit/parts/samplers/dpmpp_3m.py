@@ -53,8 +53,8 @@ class DPMSolverPP3M(Sampler):
 
     @property
     def order(self) -> int:
-        """3; 2 with the published weights."""
-        return 3 if self.weights == "exact" else 2
+        """3; 2 with the published weights or ``lower_order_final``."""
+        return 3 if self.weights == "exact" and not self.lower_order_final else 2
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return DPM-Solver++ 3M's coefficients of x_t, of x_start and of the two estimates before."""

@@ -55,8 +55,11 @@ class LMS(Sampler):
 
     @property
     def order(self) -> int:
-        """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains."""
-        return min(self.estimates, 3 if self.corrected_start else 2)
+        """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains.
+
+        It is at most 2 with ``lower_order_final`` or without ``corrected_start``.
+        """
+        return min(self.estimates, 3 if self.corrected_start and not self.lower_order_final else 2)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of Adams-Bashforth's method in rho (of x_t, x_start and earlier eps)."""

@@ -71,9 +71,12 @@ class SDEDPMSolverPP3M(Sampler):
 
     @property
     def order(self) -> int:
-        """3; 2, in mean and variance, if there is noise; 1 if that noise is not the solver's own."""
+        """3; 2 with the published weights or ``lower_order_final``, and, in mean and variance, if there is noise.
+
+        1 if that noise is not the solver's own.
+        """
         if not self.stochastic:
-            return 3 if self.weights == "exact" else 2
+            return 3 if self.weights == "exact" and not self.lower_order_final else 2
         return 1 if self.variance == "learned" else 2
 
     @property

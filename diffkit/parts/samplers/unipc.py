@@ -61,8 +61,11 @@ class UniPC(Sampler):
 
     @property
     def order(self) -> int:
-        """One more than the estimates, as corrected, but at most 3: the first steps leave an error of that order."""
-        return min(self.estimates + 1, 3)
+        """One more than the estimates, as corrected, but at most 3: the first steps leave an error of that order.
+
+        It is 2 with ``lower_order_final``, as a last step of order 1 leaves an error of that order.
+        """
+        return min(self.estimates + 1, 2 if self.lower_order_final else 3)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return UniPC's coefficients of x_t, of x_start and of the earlier estimates."""
