@@ -158,6 +158,32 @@ def test_samples_are_those_of_k_diffusion(case: Any, count: int, monkeypatch: py
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="k-diffusion is not installed")
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"rtol": 0.01, "atol": 0.001}, {"pcoeff": 0.1, "icoeff": 0.8, "dcoeff": 0.05}])
+def test_steps_of_controlled_error_are_those_of_k_diffusion(order: int, options: dict[str, float]) -> None:
+    sampling, external = k_diffusion()
+    composed = system()
+    table = composed.table
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        alpha_bar = torch.from_numpy(table.alpha_bar[1:].copy())
+        wrapped = external.DiscreteEpsDDPMDenoiser(Network(), alpha_bar, quantize=False)
+        ends = float(wrapped.sigma_min), float(wrapped.sigma_max)
+        x = ends[1] * draws()()
+        how: dict[str, Any] = {"order": order, "return_info": True, "disable": True, **options}
+        wanted, info = sampling.sample_dpm_adaptive(wrapped, x, *ends, **how)
+    finally:
+        torch.set_default_dtype(before)
+    start, solver = table.sigma[-1] * draws()(), f"dpm_solver_{order - 1}{order}"
+    found = diffkit.tasks.sample_adaptive(composed, 2, solver=solver, start=start, final="sigma_min", **options)
+    torch.testing.assert_close(found.samples / table.alpha[1], wanted, rtol=1e-10, atol=1e-10)
+    assert (len(found.log_snr) - 1, found.rejected) == (info["n_accept"], info["n_reject"])
+    assert found.evaluations == info["nfe"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_samples_are_the_stored_ones(case: str) -> None:
     mine, own, _, _ = CASES[case]
