@@ -121,6 +121,19 @@ class Prediction(NamedTuple):
     log_variance: Tensor | None
 
 
+class UnclippedPrediction(NamedTuple):
+    """Result of one evaluation of the denoiser for an `UnclippedSampler`.
+
+    Attributes:
+        x_start, log_variance: As of `Prediction`.
+        unclipped: The estimate of clean data before clipping, (B, C, *S).
+    """
+
+    x_start: Tensor
+    log_variance: Tensor | None
+    unclipped: Tensor
+
+
 class StepRow(Protocol):
     """Levels and coefficients of one sampler step; each is unpacked at its first use."""
 
@@ -598,6 +611,15 @@ class Sampler(Part, Protocol):
         """
 
 
+class UnclippedSampler(Sampler):
+    """A sampler that can read the estimate of x_start before clipping: it then gets an `UnclippedPrediction`."""
+
+    @property
+    @abstractmethod
+    def reads_unclipped(self) -> bool:
+        """True if it does."""
+
+
 class MultistageSampler(Sampler):
     """A sampler that evaluates the network more than once in a step: at nodes within it, at its end, or both.
 
@@ -716,6 +738,33 @@ class LevelSpacing(Protocol):
     @abstractmethod
     def levels(self, table: ProcessTable) -> Sequence[int]:
         """Return the levels, ascending, each in 1..T of the table."""
+
+
+class GridSpacing(LevelSpacing):
+    """A spacing given by noise, whose levels may lie between those of the table.
+
+    The network is then called at a time between two that it was trained with. With ``exact = False`` the nearest levels
+    of the table are visited.
+    """
+
+    @property
+    def exact(self) -> bool:
+        """True if its noise levels are visited themselves, False for the nearest levels of the table."""
+        return True
+
+    @abstractmethod
+    def log_snr(self, table: ProcessTable) -> F64:
+        """Return log_snr of each level, descending, (n,) float64; minus infinity only last, at a T without signal."""
+
+    def time(self, table: ProcessTable) -> F64 | None:
+        """Return what the network is conditioned on there, (n,), or None to interpolate the table's in log_snr."""
+        return None
+
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the nearest levels of the table, ascending."""
+        from diffkit.table import nearest_levels
+
+        return nearest_levels(table, self.log_snr(table))
 
 
 Model = Callable[..., "Tensor"]

@@ -22,7 +22,7 @@ from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Grid, Spacing, visited
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
@@ -36,12 +36,13 @@ from diffkit.system.call_options import (
     shows_options,
 )
 from diffkit.system.call_parts import parts_for
+from diffkit.system.chains import chain_of
 from diffkit.system.checks import check_arguments, check_draws, check_tensors, checked_count, checked_data
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for, mapped
 from diffkit.system.coupling import for_network, on_cpu, pair_noise
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.drawn_times import DrawnTimes
 from diffkit.system.draws import random_draws, random_pairs, training_loss
 from diffkit.system.guidance import (
@@ -58,6 +59,7 @@ from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
+from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
 from diffkit.system.settings import Settings, decoder_of
 from diffkit.system.training_table import state_of, training_table
@@ -159,13 +161,12 @@ class System(nn.Module):
         return System(self.parts, self.settings, own, dict(learned), dict(self.frozen))
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
-        """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
+        """Return the table of a chain of some levels of training, or of levels between; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        visited = levels(self.num_steps, steps, self.table)
-        return _TABLES.get(
-            self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_CACHED_STEPS
-        )
+        found = visited(self.num_steps, steps, self.table)
+        key = found.key if isinstance(found, Grid) else found
+        return _TABLES.get(self, key, lambda: chain_of(self.parts, found), lambda t: t.num_steps <= MOST_CACHED_STEPS)
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
@@ -364,7 +365,13 @@ class System(nn.Module):
     @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
     def encode(
-        self, x_start: Tensor, *, start: str = "clean", progress: bool = False, **options: Unpack[EncodeOptions]
+        self,
+        x_start: Tensor,
+        *,
+        start: str = "clean",
+        time_of: str = "start",
+        progress: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor:
         """Run a deterministic sampler backwards: return the noise at level T from which it samples x_start, (B, C, *S).
 
@@ -372,6 +379,8 @@ class System(nn.Module):
             x_start: Clean data, (B, C, *S).
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
+            time_of: Which level's time the network gets: that where a step starts ("start"), as the sampler's order
+                needs, or that which it goes to ("end"), as DDIM inversion is done in diffusers and in prompt-to-prompt.
             progress: Show a bar with an ETA on standard error.
             options: Those of `diffkit.system.call_options.EncodeOptions`.
             conditions: As in `sample`.
@@ -380,13 +389,15 @@ class System(nn.Module):
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
+        if not isinstance(time_of, str) or time_of not in ("start", "end"):
+            raise OptionError("must be 'start' or 'end'", option="time_of", value=time_of)
         x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "seed")
+        check_unused(self._model(options.get("model")), options, "seed", "final")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler", fix=({"sampler": "heun"}, {"sampler": "ddim"}))
-        program = job.encoding_program(past_end=start == "level1")
+        program = job.encoding_program(past_end=start == "level1", time_of=time_of)
         with job.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
                 x = _first_encoding_step(job, job.denoiser(), x)
@@ -454,7 +465,7 @@ class System(nn.Module):
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
         x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "sampler", "compile")
+        check_unused(self._model(options.get("model")), options, "sampler", "compile", "final")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         if self.parts.self_conditioned:
             log("note: the bound is that of sampling without previous estimates, which are zeros here")
@@ -492,6 +503,7 @@ class System(nn.Module):
             x_transform,
             conditions,
             check_compile(options.get("compile", False), self.device),
+            checked_final(options.get("final", "zero")),
         )
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
@@ -523,8 +535,11 @@ class System(nn.Module):
         scales = self.objective.scales_input
         with torch.inference_mode(False):
             conditions = ordinary(conditions)
-        clips, times = self._clips(clip), parts.times
-        return Denoiser(network, parts.var, scales, conditions, transform, clips, parts.guidance, times=times)
+        clips, times, keeps = self._clips(clip), parts.times, reads_unclipped(parts.sampler)
+        guidance = parts.guidance
+        return Denoiser(
+            network, parts.var, scales, conditions, transform, clips, guidance, times=times, keeps_unclipped=keeps
+        )
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

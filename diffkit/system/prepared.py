@@ -23,7 +23,7 @@ from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache, has_value
 from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
 from diffkit.system.randomness import NoiseFn, Seed, noise_for
@@ -37,7 +37,7 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.table import Coefs, ProcessTable
+from diffkit.table import Coefs, ProcessTable, with_first_level
 
 PROGRAMS: SystemCache[Program] = SystemCache(8)
 """For a small network, making a program takes as long as some of its steps."""
@@ -59,7 +59,7 @@ class SamplingJob:
         clip: Clip the estimate of x_start to [-1, 1].
         transform: Applied to the estimate of x_start before clipping, or None.
         conditions: Keywords for network and guidance, tensors on the system's device.
-        compile: As in `System.sample`.
+        compile, final: As in `System.sample`.
     """
 
     system: nn.Module
@@ -74,20 +74,28 @@ class SamplingJob:
     transform: Transform | None
     conditions: Mapping[str, Any]
     compile: Compile = False
+    final: str = "zero"
 
     def program(self) -> Program:
-        """Return the sampling program, from level T down to level 0."""
-        return self._cached("down", partial(sampling_program, self.parts, self.parts.sampler, self.table))
+        """Return the sampling program, from level T down to level 0, or to level 1 (``final="sigma_min"``)."""
+        table, last = self.table, 0
+        if self.final == "sigma_min":
+            table, last = with_first_level(table, self.parts.table), 1
+        make = partial(sampling_program, self.parts, self.parts.sampler, table, last)
+        return self._cached(("down", last), make)
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
         """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
+        if self.final != "zero":
+            raise OptionError("is for sampling from T down", option="final", value=self.final, fix=[{"final": "zero"}])
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
         return self._cached(("restarting", *runs.items()), make)
 
-    def encoding_program(self, *, past_end: bool = False) -> Program:
+    def encoding_program(self, *, past_end: bool = False, time_of: str = "start") -> Program:
         """Return the encoding program, from level 1 up to level T, or one step beyond."""
-        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
-        return self._cached(("up", past_end), make)
+        how = past_end, time_of
+        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, *how)
+        return self._cached(("up", *how), make)
 
     def _cached(self, kind: Hashable, make: Callable[[], Program]) -> Program:
         """What ``make()`` returns, or returned for the same sampler and an equal table before.
@@ -110,7 +118,15 @@ class SamplingJob:
         scales = self.objective.scales_input
         parts, transform = self.parts, self.transform
         return Denoiser(
-            self.model, parts.var, scales, conditions, transform, self.clip, parts.guidance, times=parts.times
+            self.model,
+            parts.var,
+            scales,
+            conditions,
+            transform,
+            self.clip,
+            parts.guidance,
+            times=parts.times,
+            keeps_unclipped=reads_unclipped(parts.sampler),
         )
 
     def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
