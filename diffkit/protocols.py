@@ -654,6 +654,33 @@ class LevelSpacing(Protocol):
         """Return the levels, ascending, each in 1..T of the table."""
 
 
+class GridSpacing(LevelSpacing):
+    """A spacing given by noise, whose levels may lie between those of the table.
+
+    The network is then called at a time between two that it was trained with. With ``exact = False`` the nearest levels
+    of the table are visited.
+    """
+
+    @property
+    def exact(self) -> bool:
+        """True if its noise levels are visited themselves, False for the nearest levels of the table."""
+        return True
+
+    @abstractmethod
+    def log_snr(self, table: ProcessTable) -> F64:
+        """Return log_snr of each level, descending, (n,) float64; minus infinity only last, at a T without signal."""
+
+    def time(self, table: ProcessTable) -> F64 | None:
+        """Return what the network is conditioned on there, (n,), or None to interpolate the table's in log_snr."""
+        return None
+
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the nearest levels of the table, ascending."""
+        from diffkit.table import nearest_levels
+
+        return nearest_levels(table, self.log_snr(table))
+
+
 Model = Callable[..., "Tensor"]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
 

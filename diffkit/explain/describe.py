@@ -175,7 +175,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         part = getattr(system.settings, kind)
         notes += [] if part is None else [describe_part(kind, part)]
     chosen = parts_for(system.parts, sampler).sampler
-    grid = tuple(int(k) for k in system.table_for(steps).index[1:])
+    grid = _visited_levels(system.table_for(steps))
     weight = loss_weights(parts, system.decoder)
     posterior = table.posterior()
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
@@ -204,6 +204,12 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         network_calls=network_calls(system.objective),
         kernel=kernel_name(system.device),
     )
+
+
+def _visited_levels(table: ProcessTable) -> tuple[float, ...]:
+    """Levels in the root table, integers unless they lie between."""
+    levels: list[float] = table.index[1:].tolist()
+    return tuple(levels if table.fraction is None else (table.index + table.fraction)[1:].tolist())
 
 
 def describe_part(kind: str, part: Any) -> PartNote:
@@ -242,7 +248,7 @@ def _join_lines(lines: Iterable[str]) -> str:
     return "\n".join(filter(None, out)).replace("`", "")
 
 
-def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing) -> Iterable[str]:
+def _remarks(system: System, recipe: Any, grid: tuple[float, ...], steps: Spacing) -> Iterable[str]:
     table, parts = system.table, system.parts
     if recipe is not None:
         yield from recipe.problems(parts)
@@ -257,7 +263,7 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing)
             f"an error of the network is enlarged {gain[worst]:.3g} times in x_start at level "
             f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
         )
-    if remark := remark_on_start(table, grid[-1]):
+    if remark := remark_on_start(table, int(grid[-1])):
         yield remark
     if remark := remark_on_karras(table, steps):
         yield remark

@@ -32,7 +32,7 @@ class Bound:
         terms: Of levels 1..T in ascending order: column 0 is the decoder's negative log-likelihood, (B, T).
         x_start_mse: Mean squared error of the estimate of x_start at each level, (B, T).
         eps_mse: Mean squared error of the noise, computed from that estimate, (B, T).
-        levels: Level of each column, in the root table, (T,) int64.
+        levels: Level of each column, in the root table, (T,) int64; the one below, where it lies between two.
     """
 
     total: Tensor

@@ -20,7 +20,7 @@ from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Grid, Spacing, visited
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
@@ -34,6 +34,7 @@ from diffkit.system.call_options import (
     shows_options,
 )
 from diffkit.system.call_parts import parts_for
+from diffkit.system.chains import chain_of
 from diffkit.system.checks import check_arguments, check_draws, check_tensors, checked_count, checked_data
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
@@ -56,7 +57,7 @@ from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
 from diffkit.system.settings import Settings, decoder_of
-from diffkit.table import ProcessTable, respace
+from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, ordinary
 
 _TABLES: SystemCache[ProcessTable] = SystemCache(8)
@@ -119,13 +120,12 @@ class System(nn.Module):
         return System(self.parts, self.settings, network)
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
-        """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
+        """Return the table of a chain of some levels of training, or of levels between; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        visited = levels(self.num_steps, steps, self.table)
-        return _TABLES.get(
-            self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_CACHED_STEPS
-        )
+        found = visited(self.num_steps, steps, self.table)
+        key = found.key if isinstance(found, Grid) else found
+        return _TABLES.get(self, key, lambda: chain_of(self.parts, found), lambda t: t.num_steps <= MOST_CACHED_STEPS)
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""

@@ -39,7 +39,7 @@ class TrajectoryPoint:
 
     Attributes:
         step: Number of steps so far, from 1.
-        level: Level of x in the table.
+        level: Level of x in the table; the one below, where it lies between two.
         x: Data there, (B, C, *S).
         x_start: The estimate of clean data used by the step, (B, C, *S).
     """
@@ -131,7 +131,7 @@ class Program:
     Attributes:
         sampler: The sampler part.
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
-        levels: Level each step goes to, in the root table.
+        levels: Level each step goes to, in the root table; the one below, where it lies between two.
         num_nodes: Number of further levels within each step.
         stochastic: Whether the sampler's steps add noise.
         uses_last: False if the argument ``last`` of the sampler's steps is False throughout.
@@ -396,7 +396,7 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
     pieces = []
     for top, bottom in runs.items():
         rows = np.arange(top, 0, -1)
-        blocks = _blocks(parts, sampler, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
+        blocks = _blocks(parts, sampler, table, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
         pieces.append({name: {n: c[: top - bottom] for n, c in block.items()} for name, block in blocks.items()})
     joined = {
         name: {n: np.concatenate([piece[name][n] for piece in pieces]) for n in block}
@@ -443,7 +443,7 @@ def _program(
     from_rows: np.ndarray,
     to_rows: np.ndarray,
 ) -> Program:
-    blocks = _blocks(parts, sampler, level_coefficients(parts, table), steps, from_rows, to_rows)
+    blocks = _blocks(parts, sampler, table, level_coefficients(parts, table), steps, from_rows, to_rows)
     return _program_of(parts, sampler, table, blocks, to_rows)
 
 
@@ -463,6 +463,7 @@ def _program_of(
 def _blocks(
     parts: Composition,
     sampler: Sampler,
+    table: ProcessTable,
     levels: NamedColumns,
     steps: Steps,
     from_rows: np.ndarray,
@@ -471,12 +472,12 @@ def _blocks(
     """The columns that the steps of one plan read, block by block.
 
     Args:
-        levels: `level_coefficients` of the table in use.
+        table, levels: The table in use, and its `level_coefficients`.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
     log_snr = nodes_of(sampler, steps)
     start = {name: c[from_rows] for name, c in levels.items()}
-    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, steps, log_snr, start)
+    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, table, steps, log_snr, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)

@@ -12,7 +12,8 @@ from diffkit.options import check_flag
 from diffkit.protocols import Composition, LevelSpacing
 from diffkit.registry import registry
 from diffkit.registry.resolve import is_pair
-from diffkit.spacing import levels
+from diffkit.spacing import visited
+from diffkit.system.chains import chain_of
 from diffkit.system.guidance import with_guidance
 from diffkit.system.settings import plain_spacing
 
@@ -49,7 +50,7 @@ def check_sampling(sampling: Mapping[str, Any] | None, parts: Composition) -> No
     if sampling is None:
         return
     try:
-        levels(parts.table.num_steps, sampling.get("steps"), parts.table)
+        chain_of(parts, visited(parts.table.num_steps, sampling.get("steps"), parts.table))
         with_guidance(parts, sampling.get("guidance"))
     except DiffkitError as error:
         raise OptionError(f"sampling={dict(sampling)!r}: {error}") from error

@@ -54,6 +54,8 @@ def worse(x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 MEASURED: dict[str, Any] = {"operator": lambda x: 2 * half(x), "noise_std": 0.5}
 
+ENDS: dict[str, Any] = {"sigma_min": 0.3, "sigma_max": 5.0}
+
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("hook", "previews"): [{"every": 2, "count": 2, "steps": 2}, {"every": 3, "count": 1, "steps": 1}],
     ("hook", "time_budget"): [{}, {"seconds": "1h"}],
@@ -108,7 +110,22 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("decoder", "binned"): [{"floor": 0.0}, {"bins": 17, "cdf": "exact"}],
     **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("ddim", "leading", "linspace", "trailing")},
     **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("logsnr", "quad", "time")},
-    ("spacing", "karras"): [{"count": 4}, {"count": 7, "rho": 3.0}],
+    ("spacing", "karras"): [
+        {"count": 4},
+        {"count": 7, "rho": 3.0},
+        {"count": 5, "exact": True},
+        {"count": 3, **ENDS},
+    ],
+    ("spacing", "exponential"): [{"count": 4}, {"count": 7, "rho": 2.0, **ENDS}, {"count": 3, "exact": False}],
+    ("spacing", "beta"): [
+        {"count": 4},
+        {"count": 7, "a": 0.5, "b": 1.5, "measure": "sigma", **ENDS},
+        {"count": 5, "exact": False},
+    ],
+    ("spacing", "sigmas"): [
+        {"values": (3.0, 1.0, 0.3)},
+        {"values": (0.0, 2.0, 1.0), "times": (0.0, 600.0, 400.0), "exact": False},
+    ],
     ("spacing", "sections"): [{"counts": (4,)}, {"counts": (1, 1, 2)}],
     # dampening and nesterov exclude each other
     ("optimizer", "sgd"): [{}, {"momentum": 0.0, "dampening": 0.1}, {"momentum": 0.5, "nesterov": True}],
