@@ -1,7 +1,7 @@
 """diffusers and diffkit, each in terms of the other.
 
 Parts, found by name: schedule "diffusers_betas", sampler "diffusers_ddim", "diffusers_multistep",
-"diffusers_singlestep" and "diffusers_pndm", spacing "diffusers", backbones "diffusers_unet2d" and "diffusers_dit".
+"diffusers_singlestep", "diffusers_unipc" and "diffusers_pndm", spacing "diffusers", backbones "diffusers_unet2d" and "diffusers_dit".
 Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. And `DiffkitScheduler`, any
 diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diffkit_diffusers.scheduler import DiffkitScheduler as DiffkitScheduler
     from diffkit_diffusers.singlestep import DiffusersSinglestep as DiffusersSinglestep
     from diffkit_diffusers.spacing import DiffusersSpacing as DiffusersSpacing
+    from diffkit_diffusers.unipc import DiffusersUniPC as DiffusersUniPC
     from diffkit_diffusers.writing import to_scheduler_config as to_scheduler_config
 
 _HOME = {
@@ -37,6 +38,7 @@ _HOME = {
     "DiffusersSinglestep": "singlestep",
     "DiffusersSpacing": "spacing",
     "DiffusersUNet2D": "backbones",
+    "DiffusersUniPC": "unipc",
     "SchedulerReading": "reading",
     "from_scheduler_config": "reading",
     "open_pipeline": "pipelines",
@@ -53,6 +55,7 @@ __all__ = [
     "DiffusersSinglestep",
     "DiffusersSpacing",
     "DiffusersUNet2D",
+    "DiffusersUniPC",
     "SchedulerReading",
     "from_scheduler_config",
     "open_pipeline",

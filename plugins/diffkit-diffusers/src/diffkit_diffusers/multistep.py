@@ -35,16 +35,18 @@ class DiffusersMultistep(Sampler):
 
     Attributes:
         algorithm_type: "dpmsolver++" extends x_start, "dpmsolver" eps; "sde-dpmsolver++" is the former with noise.
+            "deis" is "dpmsolver" with the integral at every order, m_2 for m_2 / 2.
         solver_order: Number of estimates, 1 to 3; at most 2 with noise.
         solver_type: "midpoint" takes m_0 / 2 for m_1 at order 2, "heun" the integral.
         lower_order_final: The last step is of order 1 and the one before of order 2, in chains of fewer than 15 steps.
         euler_at_final: The last step is of order 1. So it always is if it ends at clean data.
         final_alpha_bar: alpha_bar that the last step goes to, in (0, 1].
-    Source: Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095, as in diffusers' DPMSolverMultistepScheduler.
+    Source: Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095, and Zhang & Chen 2022, arXiv:2204.13902 (deis), as in
+        diffusers' DPMSolverMultistepScheduler and DEISMultistepScheduler.
     Deviates: from the integral at order 3, in which D'' has the weight m_2; 'dpmpp_3m' has it.
     """
 
-    algorithm_type: str = choice("dpmsolver++", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
+    algorithm_type: str = choice("dpmsolver++", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "deis"))
     solver_order: int = integer(2, ge=1, le=3)
     solver_type: str = choice("midpoint", ("midpoint", "heun"))
     lower_order_final: bool = flag(True)
@@ -64,7 +66,7 @@ class DiffusersMultistep(Sampler):
     @property
     def in_noise(self) -> bool:
         """True if eps is extended, not x_start."""
-        return self.algorithm_type == "dpmsolver"
+        return self.algorithm_type in ("dpmsolver", "deis")
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of the estimates, latest first, of the noise, and of the latest estimate itself."""
@@ -93,15 +95,18 @@ class DiffusersMultistep(Sampler):
         return (y if noise is None else y.addcmul_(c["noise"], noise)), (latest, state[0])
 
     def _orders(self, h: F64) -> list[int]:
-        """The order of each step; 1 where it touches a level without signal or without noise."""
+        """The order of each step; 1 where it touches a level without signal or without noise, or stays at its level."""
         n, lower = len(h), self.lower_order_final and len(h) < FEW
         orders = [min(self.solver_order, i + 1) for i in range(n)]
         if lower and n > 1:
             orders[-2] = min(orders[-2], 2)
         if self.euler_at_final or lower:
             orders[-1] = 1
-        finite = np.isfinite(h)
-        return [next(k for k in range(order, 0, -1) if k == 1 or finite[i - k + 1 : i + 1].all()) for i, order in enumerate(orders)]
+        finite = np.isfinite(h) & (h != 0)
+        return [
+            next((k for k in range(order, 1, -1) if finite[i - k + 1 : i + 1].all()), 1)
+            for i, order in enumerate(orders)
+        ]
 
     def _row(self, i: int, order: int, h: F64, t: Coefs, s: Coefs) -> tuple[float, ...]:
         """Coefficients of x_t, of the estimate of x_start by itself, and of the last three that are extended."""
@@ -116,10 +121,12 @@ class DiffusersMultistep(Sampler):
             carry, size, exponent = s.alpha[i] / t.alpha[i], s.sigma[i], -step
             held = s.sigma[i] - carry * t.sigma[i]
         r = [h[i - j - 1] / step for j in range(order - 1)]
-        line = held / 2 if order == 2 and self.solver_type == "midpoint" else size * moment(exponent, 1)
+        exact = self.algorithm_type == "deis"
+        midpoint = order == 2 and self.solver_type == "midpoint" and not exact
+        line = held / 2 if midpoint else size * moment(exponent, 1)
         first = np.array([1.0, -1.0, 0.0]) / r[0]
         weights = np.array([held, 0.0, 0.0]) + line * first
         if order == 3:
             curve = (first - np.array([0.0, 1.0, -1.0]) / r[1]) / (r[0] + r[1])
-            weights += (line * r[0] + size * moment(exponent, 2) / 2) * curve
+            weights += (line * r[0] + size * moment(exponent, 2) / (1 if exact else 2)) * curve
         return carry, 0.0, *weights

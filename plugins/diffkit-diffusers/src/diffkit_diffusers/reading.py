@@ -19,7 +19,8 @@ import diffkit
 from diffkit import OptionError
 from diffkit.errors import did_you_mean
 from diffkit.protocols import Guidance
-from diffkit.registry.resolve import resolve_several
+from diffkit.registry import registry
+from diffkit.registry.resolve import resolve, resolve_several
 from diffkit.table import ProcessTable
 from diffkit_diffusers.betas import SHAPES, DiffusersBetas
 from diffkit_diffusers.schedulers import INERT, SCHEDULERS, Config, Scheduler
@@ -65,13 +66,18 @@ class SchedulerReading:
     @property
     def table(self) -> ProcessTable:
         """Noise levels of the training chain."""
-        schedule: DiffusersBetas = self.slots["schedule"]
-        return schedule.table(self.num_steps)
+        table: ProcessTable = resolve("schedule", self.slots["schedule"])[0].table(self.num_steps)
+        return table
 
     @property
     def guidance(self) -> tuple[Guidance, ...]:
         """What clips estimates in another way than to [-1, 1]; a call with guidance of its own adds these to it."""
         return tuple(part for part, _ in resolve_several("guidance", self.slots["sampling"].get("guidance")))
+
+    @property
+    def stochastic(self) -> bool:
+        """True if any noise is added while sampling."""
+        return bool(resolve("sampler", self.slots["sampler"])[0].stochastic)
 
     def compose(self, **slots: Any) -> diffkit.System:
         """Return a system; any slot, such as backbone and data_shape, may be given or overridden."""
@@ -95,12 +101,16 @@ class SchedulerReading:
         return list(self.steps(n).levels(self.table))
 
 
-def from_scheduler_config(source: str | Path | Config, *, eta: float = 0.0, steps: int = STEPS) -> SchedulerReading:
+def from_scheduler_config(
+    source: str | Path | Config, *, eta: float = 0.0, steps: int = STEPS, mu: float | None = None
+) -> SchedulerReading:
     """Read the configuration of a scheduler; README.md lists the classes.
 
     Args:
         source: The file, a folder that holds ``scheduler_config.json``, or its content.
         eta: Stochasticity of a DDIMScheduler, which diffusers is told at sampling time.
+        mu: Shift of noise levels by the size of images, which diffusers is told at sampling time if
+            use_dynamic_shifting is True.
         steps: How many steps the composed system takes by default, which diffusers is told at sampling time, too; on a
             chain that has fewer, as many as it has.
     Raises:
@@ -114,11 +124,12 @@ def from_scheduler_config(source: str | Path | Config, *, eta: float = 0.0, step
         raise OptionError(f"{what} cannot be read; these can: {', '.join(SCHEDULERS)}")
     # None is written where a default is not known
     config = {**record.options, **{k: v for k, v in given.items() if k in record.options and v is not None}}
-    if problems := [*_unknown(given), *_problems(record, config)]:
+    if problems := [*_unknown(given), *_problems(record, config, mu)]:
         raise OptionError("\n  ".join([f"this {record.name} cannot be read:", *problems]))
-    schedule = _schedule(record, config)
-    spacing = _spacing(record, config, schedule.table(int(config["num_train_timesteps"])), steps)
-    return SchedulerReading(record.name, _slots(record, config, schedule, spacing, eta), spacing)
+    chain = _CHAINS[record.chain](record, config)
+    table = resolve("schedule", chain["schedule"])[0].table(chain["num_steps"])
+    spacing = _spacing(record, config, table, steps, mu)
+    return SchedulerReading(record.name, _slots(record, config, chain, spacing, table, eta), spacing)
 
 
 def _content(path: Path) -> Config:
@@ -143,15 +154,12 @@ def _unknown(given: Config) -> Iterator[str]:
             yield f"{name}={value!r} is not known{did_you_mean(name, sorted(known))}"
 
 
-def _problems(record: Scheduler, config: Config) -> Iterator[str]:
+def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[str]:
     """One sentence for each thing that diffkit cannot do as diffusers does."""
     for name in record.fixed(config):
         yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
-    choices: dict[str, Any] = {"prediction_type": MEANS, "timestep_spacing": TIMES}
-    choices |= {} if config["trained_betas"] is not None else {"beta_schedule": SHAPES}
-    choices |= {} if "final_sigmas_type" not in config else {"final_sigmas_type": ("zero", "sigma_min")}
-    for key, among in choices.items():
-        if config.get(key, next(iter(among))) not in among:
+    for key, among in _choices(record, config).items():
+        if key in config and config[key] not in among:
             yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} are"
     variance = config.get("variance_type")
     if variance is not None and variance not in VARIANCES:
@@ -170,8 +178,25 @@ def _problems(record: Scheduler, config: Config) -> Iterator[str]:
             f"thresholding with sample_max_value={limit!r} is not supported: diffusers multiplies every estimate by "
             f"{1 / limit:g} there; 1.0 and more are"
         )
+    package, schedule, _ = _PACKAGES.get(record.chain, (None, None, None))
+    if package is not None and schedule not in registry("schedule").names():
+        yield f"it needs the package {package}; pip install {package}"
+    if config.get("use_dynamic_shifting") and record.chain == "flow" and mu is None:
+        yield "use_dynamic_shifting=True needs mu, which diffusers is told at each call; pass mu="
     if sum(bool(config.get(f"use_{kind}")) for kind in SIGMAS) > 1:
         yield "of " + ", ".join(f"use_{kind}" for kind in SIGMAS) + " only one can be True"
+
+
+def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
+    """The values of an option that can be read."""
+    found: dict[str, Any] = {
+        "prediction_type": ("epsilon",) if record.chain == "edm" else MEANS,
+        "timestep_spacing": TIMES,
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "sigma_schedule": ("karras", "exponential"),
+        "time_shift_type": ("exponential", "linear"),
+    }
+    return found | ({} if config.get("trained_betas") is not None else {"beta_schedule": SHAPES})
 
 
 def _options(config: Config, keys: list[str]) -> str:
@@ -189,10 +214,14 @@ SIGMAS = {
 """Names of the switches, after "use_", and what `DiffusersSpacing.sigmas` says for them."""
 
 
-def _schedule(record: Scheduler, config: Config) -> DiffusersBetas:
+_PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
+"""Package, schedule and mean of the chains that are not made of betas."""
+
+
+def _of_betas(record: Scheduler, config: Config) -> dict[str, Any]:
     betas = config["trained_betas"]
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
-    return DiffusersBetas(
+    schedule = DiffusersBetas(
         beta_start=config["beta_start"],
         beta_end=config["beta_end"],
         beta_schedule=config["beta_schedule"] if betas is None else "linear",
@@ -200,9 +229,32 @@ def _schedule(record: Scheduler, config: Config) -> DiffusersBetas:
         rescale_zero_snr=zero_snr,
         smallest_alpha_bar=TINY if zero_snr and record.divides else 0.0,
     )
+    return {"schedule": schedule, "mean": MEANS[config["prediction_type"]], **_times(config)}
 
 
-def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int) -> DiffusersSpacing:
+def _of_edm(record: Scheduler, config: Config) -> dict[str, Any]:
+    _, schedule, mean = _PACKAGES["edm"]
+    options = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "rho")}
+    precondition = {"sigma_data": float(config["sigma_data"])}
+    return {"schedule": (schedule, options), "mean": (mean, precondition), **_times(config)}
+
+
+def _of_flow(record: Scheduler, config: Config) -> dict[str, Any]:
+    _, schedule, mean = _PACKAGES["flow"]
+    scale = float(config["num_train_timesteps"])
+    return {"schedule": (schedule, {"time_scale": scale}), "mean": mean, **_times(config)}
+
+
+def _times(config: Config) -> dict[str, Any]:
+    return {"num_steps": int(config["num_train_timesteps"]), "rescale_time": False}
+
+
+_CHAINS = {"betas": _of_betas, "edm": _of_edm, "flow": _of_flow}
+
+
+def _spacing(
+    record: Scheduler, config: Config, table: ProcessTable, steps: int, mu: float | None
+) -> DiffusersSpacing:
     """The spacing of that many steps, or of the most there are."""
     lowest = config.get("lambda_min_clipped", -float("inf"))
     spacing = DiffusersSpacing(
@@ -210,15 +262,21 @@ def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int)
         scheduler=record.name,
         timestep_spacing=config.get("timestep_spacing", "linspace"),
         steps_offset=int(config.get("steps_offset", 0)),
-        sigmas=next((kind for key, kind in SIGMAS.items() if config.get(f"use_{key}")), "timesteps"),
-        sigma_min=config.get("sigma_min"),
-        sigma_max=config.get("sigma_max"),
+        sigmas=config.get("sigma_schedule") or next((kind for key, kind in SIGMAS.items() if config.get(f"use_{key}")), "timesteps"),
+        sigma_min=config.get("sigma_min") if record.chain == "betas" else None,
+        sigma_max=config.get("sigma_max") if record.chain == "betas" else None,
+        rho=float(config.get("rho", 7.0)),
+        shift=float(config.get("shift", 1.0)),
+        mu=mu if config.get("use_dynamic_shifting") else None,
+        time_shift_type=config.get("time_shift_type", "exponential") if record.chain == "flow" else "exponential",
+        shift_terminal=config.get("shift_terminal") if record.chain == "flow" else None,
         whole_times=record.name != "DPMSolverMultistepScheduler" or config["beta_schedule"] != "squaredcos_cap_v2",
+        half_steps=config.get("skip_prk_steps") is False,
         lambda_min_clipped=None if lowest == -float("inf") else float(lowest),
     )
     for count in range(min(steps, table.num_steps), 1, -1):
         try:
-            attrs.evolve(spacing, count=count).noise(table)
+            attrs.evolve(spacing, count=count).levels(table)
         except OptionError:
             continue
         return attrs.evolve(spacing, count=count)
@@ -226,22 +284,17 @@ def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int)
 
 
 def _slots(
-    record: Scheduler, config: Config, schedule: DiffusersBetas, spacing: DiffusersSpacing, eta: float
+    record: Scheduler, config: Config, chain: Config, spacing: DiffusersSpacing, table: ProcessTable, eta: float
 ) -> dict[str, Any]:
     var = VARIANCES[config.get("variance_type") or "fixed_small"]
     guidance = _guidance(config)
-    clips = bool(config.get("clip_sample")) and not guidance
-    sampling = {"steps": spacing} | ({"guidance": guidance} if guidance else {})
     return {
-        "schedule": schedule,
-        "mean": MEANS[config["prediction_type"]],
+        **chain,
         "var": var,
         "loss": "hybrid" if var == "learned_range" else "simple",
-        "sampler": _sampler(record, config, schedule.table(int(config["num_train_timesteps"])), eta),
-        "num_steps": int(config["num_train_timesteps"]),
-        "rescale_time": False,
-        "clip_x_start": clips,
-        "sampling": sampling,
+        "sampler": _sampler(record, config, table, eta),
+        "clip_x_start": bool(config.get("clip_sample")) and not guidance,
+        "sampling": {"steps": spacing} | ({"guidance": guidance} if guidance else {}),
     }
 
 

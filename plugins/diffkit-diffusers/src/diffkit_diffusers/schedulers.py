@@ -22,6 +22,27 @@ CHAIN: dict[str, Any] = {
     "prediction_type": "epsilon",
 }
 """Noise levels, and what the network predicts."""
+EDM: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "sigma_schedule": "karras",
+    "rho": 7.0,
+}
+"""Noise levels of EDM, and its preconditioning."""
+STRAIGHT: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
+SHIFTED: dict[str, Any] = {
+    "use_dynamic_shifting": False,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": "exponential",
+    "shift_terminal": None,
+}
+"""Shifts of noise levels by the size of images. The four numbers are read by pipelines alone, which compute mu of them."""
 SPACED: dict[str, Any] = {"timestep_spacing": "linspace", "steps_offset": 0}
 CLIPPED: dict[str, Any] = {"clip_sample": True, "clip_sample_range": 1.0}
 THRESHOLDED: dict[str, Any] = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
@@ -93,6 +114,7 @@ class Scheduler:
         options: Its options and their defaults.
         solvers: Samplers that it is.
         end: The option that decides whether a chain ends at clean data or at level 1, or that value itself.
+        chain: Where its noise levels come from: "betas", "edm" (sigma) or "flow" (straight paths).
         divides: It cannot start from a level without signal, and takes a little in its place.
     """
 
@@ -101,6 +123,7 @@ class Scheduler:
     solvers: tuple[Solver, ...]
     end: str = "clean"
     divides: bool = False
+    chain: str = "betas"
 
     def solver(self, config: Config) -> Solver | None:
         """Return the solver of a configuration; None if there is no such sampler."""
@@ -109,9 +132,10 @@ class Scheduler:
 
     def read(self) -> frozenset[str]:
         """Return the options that are read."""
-        groups = (CHAIN, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS)
-        known = {name for group in groups for name in group} | {"set_alpha_to_one", "lambda_min_clipped"}
-        known |= {"use_lu_lambdas", "sigma_min", "sigma_max"} | set(INERT)
+        groups = (CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS)
+        groups += (SHIFTED,) if self.chain == "flow" else ()
+        known = {name for group in groups for name in group} | set(INERT)
+        known |= {"set_alpha_to_one", "lambda_min_clipped", "use_lu_lambdas", "sigma_min", "sigma_max"}
         for solver in self.solvers:
             known |= set(solver.when) | set(solver.copied.values())
         return frozenset(known & set(self.options))
@@ -153,6 +177,8 @@ _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, 
 _MULTISTEP = {"dpmsolver++": (1, 2, 3), "dpmsolver": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
 """Orders of each algorithm. At order 3 with noise diffusers weighs the curvature with the wrong sign."""
 _COPIED = {name: name for name in ("algorithm_type", "solver_order", "solver_type", "lower_order_final")}
+_COPIED_DEIS = {name: name for name in ("solver_order", "lower_order_final")}
+_COPIED_UNIPC = _COPIED_DEIS | {"solver_type": "solver_type"}
 _COPIED_DPM = _COPIED | {"euler_at_final": "euler_at_final"}
 
 SCHEDULERS: dict[str, Scheduler] = {
@@ -179,13 +205,13 @@ SCHEDULERS: dict[str, Scheduler] = {
             "DPMSolverMultistepScheduler",
             {**_DPM_OPTIONS, "euler_at_final": False, "use_lu_lambdas": False, **SPACED, **ZERO_SNR},
             (
-                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2)),
-                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), {"eta": 1.0}),
                 *(
                     Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
                     for kind, orders in _MULTISTEP.items()
                     for order in orders
                 ),
+                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2)),
+                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), {"eta": 1.0, "variance": "analytic"}),
             ),
             end="final_sigmas_type",
             divides=True,
@@ -213,7 +239,10 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **FLOW,
                 **SPACED,
             },
-            (Solver("deis", {}, {"corrected_start": False}, {"estimates": "solver_order"}),),
+            tuple(
+                Solver("diffusers_multistep", {"solver_order": order}, {"algorithm_type": "deis"}, _COPIED_DEIS, True)
+                for order in (1, 2, 3)
+            ),
             end="level 1",
         ),
         Scheduler(
@@ -235,7 +264,19 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **_RANGE,
                 "shift_terminal": None,
             },
-            (Solver("unipc", copied={"estimates": "solver_order", "variant": "solver_type"}),),
+            tuple(
+                Solver("diffusers_unipc", {"solver_order": k, "solver_type": kind}, {}, _COPIED_UNIPC, ends=True)
+                for k in (1, 2, 3)
+                for kind in ("bh2", "bh1")
+            )
+            + tuple(
+                Solver(
+                    "unipc", {"solver_order": k, "solver_type": kind, "lower_order_final": True},
+                    {"estimates": k, "variant": kind},
+                )
+                for k in (1, 2)
+                for kind in ("bh2", "bh1")
+            ),
             end="final_sigmas_type",
             divides=True,
         ),
@@ -251,7 +292,7 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **ZERO_SNR,
                 **ENDS,
             },
-            (Solver("euler"),),
+            (Solver("euler"), Solver("diffusers_ddim", {}, {"eta": 0.0}, ends=True)),
             end="final_sigmas_type",
             divides=True,
         ),
@@ -273,11 +314,50 @@ SCHEDULERS: dict[str, Scheduler] = {
             {**_K_OPTIONS, **_NARROW},
             (Solver("dpm2_ancestral", {}, {"eta": 1.0}),),
         ),
+        Scheduler(
+            "DPMSolverSDEScheduler",
+            {**_K_OPTIONS, **_NARROW, "noise_sampler_seed": None},
+            (Solver("dpmpp_sde", {}, {"eta": 1.0, "r": 0.5, "s_noise": 1.0}),),
+        ),
+        Scheduler(
+            "EDMEulerScheduler",
+            {**EDM, **ENDS},
+            (Solver("euler"), Solver("diffusers_ddim", {}, {"eta": 0.0}, ends=True)),
+            "final_sigmas_type",
+            chain="edm",
+        ),
+        Scheduler(
+            "EDMDPMSolverMultistepScheduler",
+            {
+                **EDM,
+                "solver_order": 2,
+                **THRESHOLDED,
+                "algorithm_type": "dpmsolver++",
+                "solver_type": "midpoint",
+                "lower_order_final": True,
+                "euler_at_final": False,
+                **ENDS,
+            },
+            tuple(
+                Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
+                for kind in ("dpmsolver++", "sde-dpmsolver++")
+                for order in _MULTISTEP[kind]
+            ),
+            "final_sigmas_type",
+            chain="edm",
+        ),
+        Scheduler(
+            "FlowMatchEulerDiscreteScheduler",
+            {**STRAIGHT, **SHIFTED, "invert_sigmas": False, **SIGMAS, "stochastic_sampling": False},
+            (Solver("flow_euler"),),
+            chain="flow",
+        ),
+        Scheduler("FlowMatchHeunDiscreteScheduler", STRAIGHT, (Solver("flow_heun"),), chain="flow"),
     )
 }
 
 SCALES_INPUT = frozenset(
     f"{name}Scheduler"
-    for name in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete")
-) | {"KDPM2AncestralDiscreteScheduler"}
+    for name in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "DPMSolverSDE")
+) | {"KDPM2AncestralDiscreteScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 """Classes whose states are x / alpha: the unconditional pipelines of diffusers neither start there nor scale the input."""
