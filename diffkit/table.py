@@ -334,6 +334,23 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
     )
 
 
+def with_first_level(table: ProcessTable, training: ProcessTable) -> ProcessTable:
+    """Return a table made of another one's levels, with its level 1 as well; unchanged if that is in it."""
+    if table.index[1] == training.index[1] and (table.fraction is None or table.fraction[1] == 0):
+        return table
+
+    def inserted(name: str) -> NDArray[Any]:
+        column = getattr(table, name)
+        return _readonly(np.insert(column, 1, getattr(training, name)[1]), column.dtype)
+
+    names = ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index")
+    columns = {name: inserted(name) for name in names}
+    beta = columns["beta"].copy()
+    beta[2] = _betas_between(columns["alpha_bar"], columns["one_minus_alpha_bar"])[2]
+    fraction = None if table.fraction is None else _readonly(np.insert(table.fraction, 1, 0.0))
+    return ProcessTable(**columns | {"beta": _readonly(beta)}, fraction=fraction)
+
+
 class PathLevels(NamedTuple):
     """Levels of a path at given noise, float64 arrays.
 

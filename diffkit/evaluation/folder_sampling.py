@@ -147,6 +147,7 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": sampling.each,
         **{kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")},
+        **({"final": sampling.options["final"]} if "final" in sampling.options else {}),
         "guidance": None if guidance is UNSET else described(guidance) or "none",
         "seed": sampling.seed,
         "noise": NOISE,

@@ -164,7 +164,7 @@ def ode_likelihood(
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
-    check_unused(job.model, conditions, "steps", "sampler", "compile")
+    check_unused(job.model, conditions, "steps", "sampler", "compile", "final")
     if system.parts.self_conditioned:
         log("note: the flow is that of the network without its previous estimates, which are zeros here")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))

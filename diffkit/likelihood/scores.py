@@ -197,7 +197,7 @@ def score(
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
             job = system.prepare(len(x_start), seed=seed, **options, **given)
-            check_unused(job.model, given, "sampler", "compile")
+            check_unused(job.model, given, "sampler", "compile", "final")
             values, prior, level = scorer(x_start, job, index, advance)
             found = found.merge(LevelMoments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))

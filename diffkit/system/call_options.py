@@ -78,9 +78,12 @@ class JobOptions(EncodeOptions, total=False):
     Attributes:
         seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
             sample. Unseeded by default.
+        final: Where sampling ends: "zero" is clean data, "sigma_min" level 1, as sigmas without a 0 at the end do in
+            other libraries. By default the system's, else "zero".
     """
 
     seed: Seed
+    final: str
 
 
 class SampleOptions(JobOptions, total=False):
@@ -124,7 +127,7 @@ class _OfSystem:
         return "<the system's>"
 
 
-_DEFAULTS = dict.fromkeys(("steps", "guidance", "clip"), _OfSystem()) | {"compile": False, "progress": True}
+_DEFAULTS = dict.fromkeys(("steps", "guidance", "clip", "final"), _OfSystem()) | {"compile": False, "progress": True}
 SCORED: EstimateOptions = {"steps": None, "guidance": None, "clip": None}
 """Options of scores where a call does not give them: every level, and no default of sampling."""
 

@@ -122,8 +122,8 @@ def compose(
             condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
             those of the backbone.
         sampling: Options that sampling has where a call does not give them, such as ``{"steps": 250, "guidance":
-            ("cfg", {"scale": 1.5})}``: steps, guidance by name and clip. They are saved with the system. None given to
-            a call is none of them: ``steps=None`` visits every level. Scores do not use them.
+            ("cfg", {"scale": 1.5})}``: steps, guidance by name, clip and final. They are saved with the system. None
+            given to a call is none of them: ``steps=None`` visits every level. Scores do not use them.
         device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.

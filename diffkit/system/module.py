@@ -55,6 +55,7 @@ from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
+from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
 from diffkit.system.settings import Settings, decoder_of
 from diffkit.table import ProcessTable
@@ -328,7 +329,7 @@ class System(nn.Module):
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
         x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "seed")
+        check_unused(self._model(options.get("model")), options, "seed", "final")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
@@ -401,7 +402,7 @@ class System(nn.Module):
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
         x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "sampler", "compile")
+        check_unused(self._model(options.get("model")), options, "sampler", "compile", "final")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         if self.parts.self_conditioned:
             log("note: the bound is that of sampling without previous estimates, which are zeros here")
@@ -438,6 +439,7 @@ class System(nn.Module):
             x_transform,
             conditions,
             check_compile(options.get("compile", False), self.device),
+            checked_final(options.get("final", "zero")),
         )
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:

@@ -37,7 +37,7 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.table import Coefs, ProcessTable
+from diffkit.table import Coefs, ProcessTable, with_first_level
 
 PROGRAMS: SystemCache[Program] = SystemCache(8)
 """For a small network, making a program takes as long as some of its steps."""
@@ -59,7 +59,7 @@ class SamplingJob:
         clip: Clip the estimate of x_start to [-1, 1].
         transform: Applied to the estimate of x_start before clipping, or None.
         conditions: Keywords for network and guidance, tensors on the system's device.
-        compile: As in `System.sample`.
+        compile, final: As in `System.sample`.
     """
 
     system: nn.Module
@@ -74,13 +74,20 @@ class SamplingJob:
     transform: Transform | None
     conditions: Mapping[str, Any]
     compile: Compile = False
+    final: str = "zero"
 
     def program(self) -> Program:
-        """Return the sampling program, from level T down to level 0."""
-        return self._cached("down", partial(sampling_program, self.parts, self.parts.sampler, self.table))
+        """Return the sampling program, from level T down to level 0, or to level 1 (``final="sigma_min"``)."""
+        table, last = self.table, 0
+        if self.final == "sigma_min":
+            table, last = with_first_level(table, self.parts.table), 1
+        make = partial(sampling_program, self.parts, self.parts.sampler, table, last)
+        return self._cached(("down", last), make)
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
         """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
+        if self.final != "zero":
+            raise OptionError("is for sampling from T down", option="final", value=self.final, fix=[{"final": "zero"}])
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
         return self._cached(("restarting", *runs.items()), make)
 

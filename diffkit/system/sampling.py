@@ -354,13 +354,24 @@ class SelfConditioned(MultistageSampler):
 
 
 @computing("the steps of the sampler")
-def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
-    """Return the program from level T of a table in use down to level 0."""
+def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable, last: int = 0) -> Program:
+    """Return the program from level T of a table in use down to level 0, or to level 1.
+
+    Raises:
+        OptionError: There is no step to level 1, or the sampler goes to clean data on its way.
+    """
     route = route_of(sampler, table)
     if route is None:
-        rows = np.arange(table.num_steps, 0, -1)
-        return _program(parts, sampler, table, table.steps(), rows, rows - 1)
-    start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+        rows = np.arange(table.num_steps, last, -1)
+        start, end = rows, rows - 1
+    else:
+        start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+        start, end = (start, end) if last == 0 else (start[:-1], end[:-1])
+    if last and not (len(end) and np.all(end >= last)):
+        cause = "goes to clean data on its way" if len(end) else "has no step that ends at level 1"
+        raise OptionError(
+            f"{parts.label('sampler')} {cause} here", option="final", value="sigma_min", fix=[{"final": "zero"}]
+        )
     return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
 
 

@@ -149,7 +149,7 @@ class _BdiaSampler:
         gamma = check_number("gamma", gamma, gt=0, le=1)
         options["steps"] = steps_or_default(system, options.get("steps"))
         job = system.prepare(len(x), **options)
-        check_unused(job.model, options, "sampler", "compile", "seed")
+        check_unused(job.model, options, "sampler", "compile", "seed", "final")
         if job.table.num_steps < 2:
             raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)

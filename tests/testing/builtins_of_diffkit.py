@@ -76,10 +76,40 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"history": 1, "uniform_prob": 1.0},
     ],
     ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3}],
-    ("sampler", "churn"): [{}, {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0}, {"s_noise": 1.007}],
+    ("sampler", "churn"): [
+        {},
+        {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0, "solver": "dpm2", "lower_order_long": False},
+        {"solver": "euler"},
+        {"s_noise": 1.007},
+    ],
+    ("sampler", "euler_ancestral"): [{}, {"eta": 0.5, "variance": "learned"}, {"s_noise": 1.01}],
+    ("sampler", "dpm2_ancestral"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"lower_order_long": False},
+        {"s_noise": 1.01},
+    ],
+    ("sampler", "dpmpp_2s_ancestral"): [{}, {"eta": 0.5, "r": 0.3, "variance": "learned"}, {"s_noise": 1.01}],
+    ("sampler", "sde_dpmpp_2m"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"solver": "heun", "lower_order_long": False, "lower_order_final": True},
+        {"s_noise": 1.01},
+    ],
+    ("sampler", "sde_dpmpp_3m"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"weights": "published", "lower_order_long": False, "lower_order_final": True},
+        {"s_noise": 1.01},
+    ],
     ("sampler", "dpmpp_sde"): [{}, {"eta": 0.5, "r": 0.3}, {"s_noise": 1.01}],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
-    ("sampler", "unipc"): [{}, {"estimates": 1, "variant": "bh1"}, {"estimates": 3}],
+    ("sampler", "unipc"): [
+        {},
+        {"estimates": 1, "variant": "bh1"},
+        {"estimates": 3, "lower_order_long": False},
+        {"lower_order_final": True},
+    ],
     ("backbone", "mlp"): [
         {"hidden": 16, "depth": 1},
         {"hidden": 7, "depth": 2, "num_classes": 3},

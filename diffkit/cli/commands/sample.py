@@ -54,6 +54,7 @@ class Options:
         each: Samples for each of these pictures; they are consecutive.
         steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
+        final: Where sampling ends: zero is clean data, sigma_min level 1; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
         precision: Precision of the network, and of nothing else.
@@ -73,6 +74,7 @@ class Options:
     each: int = integer(1, ge=1)
     steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
+    final: Literal["zero", "sigma_min"] | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = integer(64, ge=1)
     precision: Precision = "fp32"
@@ -136,7 +138,7 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     sampling_options = {
         "sampler": parsed.parts.get("sampler"),
         "compile": options.compile or False,
-        **chosen(steps=options.steps, clip=options.clip),
+        **chosen(steps=options.steps, clip=options.clip, final=options.final),
         **with_guidance(parsed, guidance),
     }
     if small is not None and saved.num_classes is not None and not options.classes:

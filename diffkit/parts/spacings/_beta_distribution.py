@@ -17,7 +17,7 @@ _HALVINGS = 60
 
 @lru_cache(maxsize=16)
 def even_quantiles(count: int, a: float, b: float) -> F64:
-    """Return x with ``P(X <= x) = u``, X of the distribution Beta(a, b), at ``count`` even u in [0, 1], by bisection."""
+    """Return x with ``P(X <= x) = u``, X of Beta(a, b), at ``count`` even u in [0, 1], by bisection."""
     share = np.linspace(0, 1, count)
     low, high = np.zeros_like(share), np.ones_like(share)
     for _ in range(_HALVINGS):
