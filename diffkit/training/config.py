@@ -44,9 +44,9 @@ class TrainConfig:
             ``batch_size``, rounded up.
         max_time: Time after which this call stops with a checkpoint, in seconds or such as "2h" or "1h30m"; the same
             call then goes on. None trains to the end.
-        overfit: Train on so many first examples only, without flips, label dropout and noise on small images and with
-            a batch of at most all of them, to see whether the system can learn at all. For debugging; None trains on all
-            examples.
+        overfit: Train on so many first examples only, without flips, label dropout and noise on small images, and with
+            a batch of at most all of them, to see whether the system can learn at all. For debugging; None trains on
+            all examples.
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
             averaged, so the result is the same except for rounding. None takes all examples of the process.
