@@ -256,6 +256,11 @@ class Composition:
             return 0
         return self.backbone.channels_in(self.data_shape) - self.data_shape[0]
 
+    @property
+    def reads_low_res_level(self) -> bool:
+        """True if the network reads the level of the noise on its small image; False for a foreign network."""
+        return isinstance(self.backbone, ConditionalBackbone) and self.backbone.reads_low_res_level()
+
 
 class Part(Protocol):
     """Base of all kinds of part."""
@@ -673,6 +678,10 @@ class ConditionalBackbone(Backbone):
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return the number of channels that the network reads: those of the data plus those of its conditions."""
         return data_shape[0]
+
+    def reads_low_res_level(self) -> bool:
+        """Return whether the network reads how much noise ``low_res`` has: ``low_res_level``, (B,) from 0 to 1."""
+        return False
 
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the conditions that mean "unconditional", such as y = the null class; None if there are none.

@@ -28,7 +28,7 @@ from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
-from diffkit.system.loading import load, read_spec
+from diffkit.system.loading import load_system, read_spec
 from diffkit.system.module import System
 from diffkit.training.config import RETIRED
 
@@ -125,7 +125,7 @@ class _ReportedRun:
     @classmethod
     def read(cls, folder: Path, device: str | torch.device) -> _ReportedRun:
         spec = read_spec(folder / SPEC)
-        system = load(folder, device=device)
+        system = load_system(folder, device=device)
         config = {"train": {}, "data": {}, **(_read_json_if_exists(folder / CONFIG) or {})}
         check_fields(config, str(folder / CONFIG), CheckpointError, train=dict, data=dict)
         check_fields(config["train"], f"train of {folder / CONFIG}", CheckpointError, ema=(list, type(None)))

@@ -19,7 +19,7 @@ from diffkit.runtime.files import weights_digest
 from diffkit.runtime.run_layout import SPEC
 from diffkit.runtime.strict_json import check_fields, shown, word
 from diffkit.system.guidance import networks_of
-from diffkit.system.loading import load, read_spec
+from diffkit.system.loading import load_system, read_spec
 from diffkit.system.module import System
 from diffkit.weights import load_classifier
 
@@ -38,7 +38,7 @@ def by_worse_system(folder: Path, saved: Saved, **options: Any) -> Guidance:
     """Return guidance away from the worse system in a folder; ``options`` are those of `Autoguidance`."""
     if misfit := _class_problem(folder, saved):
         raise OptionError(Message(Setting("model", part="guidance"), f" does not fit this system: {misfit}"))
-    return Autoguidance(load(folder, device=saved.system.device), **options)
+    return Autoguidance(load_system(folder, device=saved.system.device), **options)
 
 
 def by_classifier(folder: Path, saved: Saved, **options: Any) -> tuple[Guidance, Saved]:

@@ -63,7 +63,7 @@ from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
 from diffkit.system.settings import Settings, decoder_of
 from diffkit.system.training_table import state_of, training_table
-from diffkit.table import ProcessTable, respace
+from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, ordinary
 
 _TABLES: SystemCache[ProcessTable] = SystemCache(8)

@@ -69,7 +69,7 @@ def image_to_image(
 
 def _levels_below(top: int, found: Sequence[int]) -> list[int]:
     """Return the levels below ``top``, ascending, without the last if it is too near to ``top``."""
-    lower_levels = [k for k in found if k < top]
+    lower_levels = [0, *(k for k in found if k < top)]
     if len(lower_levels) > 1 and 2 * (top - lower_levels[-1]) < lower_levels[-1] - lower_levels[-2]:
         lower_levels.pop()
-    return lower_levels
+    return lower_levels[1:]

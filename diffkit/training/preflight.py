@@ -84,7 +84,7 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
         if is_classifier:
             problems = [*_classifier_problems(classes, data, config, some)]
         else:
-            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, some)]
+            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, config, some)]
             problems = problems or [*_condition_problems(system, some), *_dropping_problems(system, config, some)]
         problems = problems or [*_unlabelled_problems(system, classes, data)]
         problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
@@ -251,12 +251,19 @@ def _classifier_problems(classes: AcceptedLabels, data: Data, config: TrainConfi
         )
 
 
-def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
+def _low_res_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
     """Yield a problem unless low_res has the channels that the network reads, if the network has a recipe."""
+    small = example.conditions.get("low_res")
+    if config.low_res_noise > 0 and small is None:
+        yield problem(
+            "is noise on small images, but the data gives none",
+            option="low_res_noise",
+            value=config.low_res_noise,
+            fix={"low_res_noise": UNSET},
+        )
     if system.parts.backbone is None:
         return
     expected = system.parts.condition_channels
-    small = example.conditions.get("low_res")
     found = 0 if small is None else small.shape[1]
     if found == expected:
         return

@@ -24,7 +24,7 @@ from diffkit.system.learned import Trained
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.module import System
 from diffkit.system.randomness import Purpose, key
-from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
+from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored, with_noisy_low_res
 from diffkit.training.buffers import Buffers
 from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
@@ -156,7 +156,12 @@ class Trainer:
         conditions = {name: mapped(self._moved, value) for name, value in batch.conditions.items()}
         if config.label_dropout > 0:
             conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
-        return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
+        if config.flip > 0:
+            x, conditions = mirrored(x, conditions, config.flip, seed, step, start)
+        if config.low_res_noise > 0:
+            level = self.system.parts.reads_low_res_level
+            conditions = with_noisy_low_res(conditions, config.low_res_noise, seed, step, len(x), start, level=level)
+        return x, conditions
 
     def _coupled(
         self, x: Tensor, draws: Draws, conditions: dict[str, Any], rows: slice

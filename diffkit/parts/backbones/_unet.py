@@ -21,6 +21,8 @@ from diffkit.parts.backbones._embedding import (
 from diffkit.parts.backbones._layout import Layout
 from diffkit.parts.backbones._slices import in_slices
 
+_LEVELS = 1000
+"""Level 1 of the noise on a small image, in units of the network's time, whose embedding tells hundredths apart."""
 _LINEAR = ("linear", "bilinear", "trilinear")
 
 
@@ -48,6 +50,7 @@ class UNetNetwork(nn.Module):
         low_res_channels: Channels of the low-resolution image; 0 for none.
         times: How many times it takes, 1 or 2.
         self_condition: Whether it reads its previous estimate of x_start.
+        low_res_level: Whether it reads the level of noise on the low-resolution image.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class UNetNetwork(nn.Module):
         low_res_channels: int = 0,
         times: int = 1,
         self_condition: bool = False,
+        low_res_level: bool = False,
     ):
         super().__init__()
         self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
         self.self_condition = self_condition
         self.time_to_embed = SecondTimeEmbedding(layout.channels, layout.emb_width) if times == 2 else None
+        self.low_res_embed = SecondTimeEmbedding(layout.channels, layout.emb_width) if low_res_level else None
         self.label_emb = nn.Embedding(num_labels, layout.emb_width) if num_labels else None
         self.input_blocks, left = down_blocks(layout)
         self.middle_block = middle_block(layout)
@@ -82,6 +87,7 @@ class UNetNetwork(nn.Module):
         y: Tensor | None = None,
         low_res: Tensor | None = None,
         *,
+        low_res_level: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Tensor:
@@ -92,6 +98,7 @@ class UNetNetwork(nn.Module):
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
             low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
+            low_res_level: Level of the noise on low_res, (B,) from 0 to 1; 0 by default. For a network that reads it.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
             previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
@@ -99,8 +106,7 @@ class UNetNetwork(nn.Module):
         Raises:
             OptionError: A condition is missing, not accepted or of the wrong shape.
         """
-        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
-        emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
+        emb = self._embed(x, time, y, low_res_level, time_to)
         values = self.width * math.prod(x.shape[2:])
         joined = self._join(join_previous(x, previous_x_start, self.self_condition), low_res)
         return in_slices(self, self._evaluate, joined, emb, values)
@@ -112,12 +118,12 @@ class UNetNetwork(nn.Module):
         y: Tensor | None = None,
         low_res: Tensor | None = None,
         *,
+        low_res_level: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
-        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
-        emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
+        emb = self._embed(x, time, y, low_res_level, time_to)
         down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb)
         h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
         up = []
@@ -125,6 +131,17 @@ class UNetNetwork(nn.Module):
             h = run(block, torch.cat([h, skip], dim=1), emb, recompute=self.checkpoint)
             up.append(h)
         return Features(down, middle, up)
+
+    def _embed(
+        self, x: Tensor, time: Tensor, y: Tensor | None, low_res_level: Tensor | None, time_to: Tensor | None
+    ) -> Tensor:
+        emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
+        if self.low_res_embed is not None:
+            level = x.new_zeros(1) if low_res_level is None else low_res_level * _LEVELS
+            emb = emb + self.low_res_embed(level, x)
+        elif low_res_level is not None:
+            raise OptionError("low_res_level was given, but the network reads none; build with low_res_level=True")
+        return add_labels(emb, self.label_emb, self.num_labels, y, x)
 
     def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
         skips = self._down(x, emb)

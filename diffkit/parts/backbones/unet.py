@@ -57,6 +57,8 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
             maps need it. Weights of a network of one time load, and compute what they did.
         self_condition: The network also reads its own estimate of x_start from the call before, as Chen et al. 2022,
             arXiv:2208.04202, section 3.3: training gives half of the examples one, by another pass without gradient.
+        low_res_level: The network also reads how much noise the small image has, ``low_res_level`` from 0, the default,
+            to 1, as Ho et al. 2021, arXiv:2106.15282, section 4.2. Weights of a network without it load.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
     Deviates: attention_resolutions are sizes, never factors, and one that no level has is an error.
     """
@@ -80,6 +82,7 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
     groups: int = integer(32, ge=1)
     times: int = integer(1, ge=1, le=2)
     self_condition: bool = flag(False)
+    low_res_level: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -98,10 +101,21 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
                 value=True,
                 fix=[{"resblock_updown": False}, {"conv_resample": True}],
             )
+        if self.low_res_level and not self.low_res_channels:
+            raise OptionError(
+                "has no effect without low_res_channels",
+                option="low_res_level",
+                value=True,
+                fix=[{"low_res_level": False}, {"low_res_channels": 3}],
+            )
 
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return the channels of the data plus those of low_res."""
         return data_shape[0] + self.low_res_channels
+
+    def reads_low_res_level(self) -> bool:
+        """Return whether the network reads the level of the noise on low_res."""
+        return self.low_res_level
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Return one sentence for each problem with the shape of the data."""
@@ -133,9 +147,8 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         from diffkit.parts.backbones._unet import UNetNetwork
 
         num_labels = label_count(self.num_classes, self.null_class)
-        return laid_out(
-            UNetNetwork(layout, out_channels, num_labels, self.low_res_channels, self.times, self.self_condition)
-        )
+        more = (self.low_res_channels, self.times, self.self_condition, self.low_res_level)
+        return laid_out(UNetNetwork(layout, out_channels, num_labels, *more))
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published networks attend at 16 and 8 pixels
