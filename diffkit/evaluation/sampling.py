@@ -68,9 +68,10 @@ class Sampling:
             advance: Called with 1 after each step.
         """
         job, here = self.job(rows), range(len(rows))
-        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, job.device)
+        noise_fn = noise_for(self.seed, rows, job.parts.data_shape, job.device)
         with torch.no_grad():
-            x = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
+            z = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
+            x = self.saved.system.from_latents(z)
         check_finite(x, rows.start)
         return pixels(x, self.saved.bins)
 

@@ -7,6 +7,7 @@ any other, and its state_dict is the network's. Tables are not buffers: ``.half(
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +22,7 @@ from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
+from diffkit.system import codec
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
@@ -55,7 +57,7 @@ from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.settings import Settings, decoder_of
+from diffkit.system.settings import Settings, bins_of, decoder_of
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, ordinary
 
@@ -69,7 +71,7 @@ class System(nn.Module):
         parts: The parts, and the training table; ``parts.backbone`` is the recipe that built the network.
         settings: Everything else it was composed with.
         network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
-        decoder: Log-likelihood of data at level 1.
+        decoder: Log-likelihood of data at level 1, of its latents if there is a codec.
     """
 
     def __init__(self, parts: Composition, settings: Settings, network: nn.Module | None):
@@ -101,8 +103,13 @@ class System(nn.Module):
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of one example, (C, *S)."""
+        """Shape of one example, (C, *S); that of its latents is ``parts.data_shape``."""
         return self.settings.data_shape
+
+    @property
+    def bins(self) -> int | None:
+        """Number of values that data takes; None if it is continuous."""
+        return bins_of(self.settings)
 
     @property
     def backbone(self) -> nn.Module | None:
@@ -140,6 +147,25 @@ class System(nn.Module):
         named = ", ".join(f"{kind}={name!r}" for kind, name in self.parts.names.items())
         return f"{named}, data_shape={self.data_shape}, num_steps={self.num_steps}"
 
+    # ---- data and latents ------------------------------------------------------------------------------------------
+
+    def checked(self, x_start: Tensor) -> Tensor:
+        """Return data, (B, C, *S), as float32 or float64, or raise `OptionError` if it is not data of this system."""
+        bounded = self.decoder.bounded if self.parts.codec is None else self.bins is not None
+        return checked_data(x_start, self.data_shape, bounded)
+
+    def to_latents(self, x_start: Tensor) -> Tensor:
+        """Return data as the network sees it: its latents by the codec, or the data itself without one.
+
+        Raises:
+            OptionError: x_start has the wrong shape, dtype or range.
+        """
+        return codec.to_latents(self.parts, self.checked(x_start))
+
+    def from_latents(self, z: Tensor) -> Tensor:
+        """Return the data of latents, (B, C, *S): in the user's units, as `sample` returns it."""
+        return codec.from_latents(self.parts, z, self.data_shape)
+
     # ---- training --------------------------------------------------------------------------------------------------
 
     def forward(
@@ -166,12 +192,12 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = checked_data(x_start, self.data_shape, self.decoder)
+        x_start = self.to_latents(x_start)
         draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
         if (coupling := self.settings.coupling) is not None:
             found = pair_noise(coupling, x_start, draws.noise, conditions, on_cpu(generator))
             draws, conditions = draws.coupled(found), dict(for_network(coupling, conditions))
-        loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
+        loss, terms = training_loss(partial(self.loss_terms, encoded=True), model, x_start, draws, conditions)
         return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 
     def draw_levels(
@@ -195,6 +221,7 @@ class System(nn.Module):
         level_to: Tensor | None = None,
         teacher: System | NetworkCall | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
@@ -203,12 +230,13 @@ class System(nn.Module):
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`.
-            noise: Standard normal, (B, C, *S).
+            noise: Standard normal, of the shape of the latents, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
             level_to: Second levels, with a `PairSampler`: 0..level, (B,) int64, or log_snr.
             teacher: The teacher of a `NetworkLoss`, in eval mode; by default the network itself, in eval mode.
             estimates: Which examples get the network's previous estimate, (B,) bool, if it reads one; none by default.
+            encoded: x_start is latents already, where the system has a codec.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -216,6 +244,7 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
+        x_start = x_start if encoded else codec.to_latents(self.parts, x_start)
         check_draws(x_start, level, noise, self.parts, level_to)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         null = self.parts.null_conditions
@@ -249,7 +278,7 @@ class System(nn.Module):
             for rows in batches:
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
-                out.append(job.finish(program, rows, x, noise_fn, advance))
+                out.append(self.from_latents(job.finish(program, rows, x, noise_fn, advance)))
         samples = torch.cat(out)
         if samples.device.type == "cpu" and type(samples) is Tensor:  # on a GPU this would synchronize
             check_finite(samples)
@@ -306,7 +335,7 @@ class System(nn.Module):
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
-            return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
+            return self.from_latents(program.finish(denoiser, as_float(x), noise_fn, grad=grad))
 
     @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
@@ -327,7 +356,7 @@ class System(nn.Module):
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
-        x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        x = codec.to_latents(self.parts, self._placed(self.checked(x_start), options.get("model")))
         check_unused(self._model(options.get("model")), options, "seed")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
@@ -385,7 +414,7 @@ class System(nn.Module):
         progress: bool = False,
         **options: Unpack[EstimateOptions],
     ) -> Bound:
-        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
+        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension of data.
 
         With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too. The
         system's defaults of sampling are not used: it is of every level, without guidance, unless the call says so.
@@ -400,7 +429,8 @@ class System(nn.Module):
             conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        codec.check_likelihood(self.parts)
+        x_start = self._placed(self.checked(x_start), options.get("model"))
         check_unused(self._model(options.get("model")), options, "sampler", "compile")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         if self.parts.self_conditioned:
@@ -409,7 +439,8 @@ class System(nn.Module):
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
             terms, x_start = BoundTerms.of(job.parts, job.table, self.decoder), ordinary(x_start)
-            bound = variational_bound(terms, job.table, job.denoiser, x_start, job.seed, rows, advance)
+            z, volume = codec.to_latents(self.parts, x_start), codec.volume_bits(self.parts, x_start)
+            bound = variational_bound(terms, job.table, job.denoiser, z, job.seed, rows, advance, volume)
         if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
             log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
         return bound
