@@ -2,8 +2,9 @@
 
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
 inherit too (and get the defaults) or spell every member out. What only some parts of a kind can do is a class of its
-own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`, `NetworkLoss`. This module
-imports neither `diffkit.table` nor torch at run time, so a part's options can be read without them.
+own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`, `NetworkLoss`. A part that
+has weights says how they are built, as a `LearnedPart`; a composed system holds them. This module imports neither
+`diffkit.table` nor torch at run time, so a part's options can be read without them.
 
 Shapes: data is (B, C, *S) with any number of spatial axes; "(B,1..)" is (B, 1, ..., 1), ready to broadcast against
 data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a step, t the noisier.
@@ -154,6 +155,7 @@ class LossInputs(NamedTuple):
         decoder: Log-likelihood of data given a Gaussian, for the term at level 1.
         decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
         to: The second level of each row, if a `PairSampler` draws the levels; None otherwise.
+        learned: The loss's own module, if it is a `LearnedPart`; None otherwise.
     """
 
     x_start: Tensor
@@ -169,6 +171,7 @@ class LossInputs(NamedTuple):
     decoder: Decoder
     decoder_rows: int
     to: Level | None = None
+    learned: nn.Module | None = None
 
 
 class Denoise(Protocol):
@@ -247,6 +250,29 @@ class Part(Protocol):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Return one sentence for each reason why this part cannot work in the composition, with what would work."""
         return ()
+
+
+@runtime_checkable
+class LearnedPart(Part, Protocol):
+    """A part with weights: still a recipe of options only, which says how to build the module that holds them.
+
+    The system holds the module, in ``system.learned[kind]``, and gives it to the part's methods. Its weights are in the
+    optimizer, running means, checkpoints and saved systems, beside those of the network. Call it as a function, not
+    by its members, and let each of its parameters have an axis at least: only then can they be sharded.
+
+    `trained` is False for a module that is not trained, ``system.frozen[kind]``: it is moved with the system and saved
+    with it, in a file of its own, and is always in eval mode.
+    """
+
+    trained: ClassVar[bool] = True
+
+    @abstractmethod
+    def build(self, data_shape: tuple[int, ...]) -> nn.Module | None:
+        """Return the module for data of a shape, (C, *S); None if it has to be given to ``compose(modules=...)``.
+
+        Raises:
+            OptionError: The options do not fit the data's shape.
+        """
 
 
 class NoiseSchedule(Part, Protocol):

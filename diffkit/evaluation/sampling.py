@@ -183,9 +183,9 @@ def check_fit(saved: Saved, data: Data) -> None:
 
 def digest(system: System) -> str:
     """Return 16 digits that stand for a system: its parts, options and weights."""
-    assert system.network is not None
+    assert system.trained is not None
     spec = json.dumps(system.spec(), sort_keys=True).encode()
-    return weights_digest(system.network.state_dict(), spec)[:16]
+    return weights_digest({**system.trained.state_dict(), **system.frozen.state_dict()}, spec)[:16]
 
 
 def fingerprint(data: Data) -> str:

@@ -106,7 +106,7 @@ def _pattern_sizes(
     return of_groups, {each: sum(sizes[name] for name in matching(each, sizes, "freeze")) for each in config.freeze}
 
 
-def loss_weights(parts: Composition, decoder: Decoder) -> F64:
+def loss_weights(parts: Composition, decoder: Decoder, learned: Mapping[str, nn.Module] | None = None) -> F64:
     """Return the weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
 
     It is measured, so that it is right for any loss: the gradient at a small error of the estimate of x_start, divided
@@ -115,11 +115,12 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     Args:
         parts: The composition.
         decoder: Log-likelihood of data at level 1.
+        learned: Modules of its parts that have weights, by kind.
     """
     table = parts.table
     if isinstance(parts.loss, NetworkLoss):
         return np.full(table.num_steps, np.nan)
-    objective = Objective.of(parts, decoder)
+    objective = Objective.of(parts, decoder, learned)
     c_out = torch.from_numpy(scalings(parts.mean, table).c_out[1:, None])
     error = 1e-3  # of x_start; small compared with every noise level, for the one loss that is not quadratic (level 1)
     mean = (error / c_out).requires_grad_()
@@ -176,7 +177,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         notes += [] if part is None else [describe_part(kind, part)]
     chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
-    weight = loss_weights(parts, system.decoder)
+    weight = loss_weights(parts, system.decoder, system.objective.learned)
     posterior = table.posterior()
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
     return Explanation(
@@ -249,6 +250,9 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing)
         yield from recipe.problems(parts)
         names = {**parts.names, "backbone": describe_part("backbone", recipe).name}
         yield from network_problems(attrs.evolve(parts, backbone=recipe, times=times_of(recipe, None), names=names))
+    for kind, module in (*system.learned.items(), *system.frozen.items()):
+        state = "trained with the network" if kind in system.learned else "frozen"
+        yield f"{parts.label(kind)} has {sum(p.numel() for p in module.parameters())} weights of its own, {state}"
     yield from _remarks_on_levels(table)
     yield from _remarks_on_variance(system)
     gain = np.abs(scalings(parts.mean, table).c_out[1:])

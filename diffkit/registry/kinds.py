@@ -29,6 +29,7 @@ class Kind:
         recipe: True if a part holds options only. Otherwise a name stands for a class or function that makes an object
             to use at once, such as a network; the contract is checked on that object.
         module: True if what a name stands for is a module, not a class in it.
+        weights: True if its parts may have weights, as a `LearnedPart`.
         several: True if a command takes several of them: ``--hook early_stopping,gradient_norms``.
         group: Group of its entry points; "diffkit.NAME" by default.
     """
@@ -42,6 +43,7 @@ class Kind:
     recipe: bool = True
     module: bool = False
     several: bool = False
+    weights: bool = False
     group: str = field()
 
     @group.default
@@ -66,8 +68,8 @@ def _contract(protocol: str) -> type[Any]:
     return found
 
 
-def _slot(name: str, about: str, protocol: str, folder: str) -> Kind:
-    return Kind(name, about, f"diffkit.protocols:{protocol}", f"diffkit.parts.{folder}", slot=True)
+def _slot(name: str, about: str, protocol: str, folder: str, weights: bool = False) -> Kind:
+    return Kind(name, about, f"diffkit.protocols:{protocol}", f"diffkit.parts.{folder}", slot=True, weights=weights)
 
 
 KINDS: dict[str, Kind] = {
@@ -76,7 +78,7 @@ KINDS: dict[str, Kind] = {
         _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules"),
         _slot("mean", "What the network predicts.", "MeanParameterization", "means"),
         _slot("var", "Variance of the reverse step.", "VarianceParameterization", "variances"),
-        _slot("loss", "What training minimizes.", "Loss", "losses"),
+        _slot("loss", "What training minimizes.", "Loss", "losses", weights=True),
         _slot("timesteps", "Which levels training visits.", "TimestepSampler", "timesteps"),
         _slot("sampler", "How samples are drawn.", "Sampler", "samplers"),
         _slot("backbone", "The network.", "Backbone", "backbones"),

@@ -104,9 +104,12 @@ def _refuse_weights(kind: str, name: str, part: object) -> None:
     if found is not None:
         place, what = found
         where = f" in {place.lstrip('.')!r}" if place else ""
+        way = "put it into the backbone, or into a guidance"
+        if KINDS[kind].weights:
+            way = "inherit from diffkit.protocols.LearnedPart, and build it there"
         raise OptionError(
             f"{kind} {name!r} holds a {what}{where}, which would not be trained, moved or saved, as a part holds plain "
-            "options only; put it into the backbone, or into a guidance"
+            f"options only; {way}"
         )
 
 

@@ -47,14 +47,16 @@ from diffkit.spacing import Spacing, levels
 from diffkit.system.building import bounded
 from diffkit.system.call_parts import noise_problems
 from diffkit.system.coefficients import scalings
+from diffkit.system.learned import build_modules
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
 from diffkit.system.sampling_defaults import check_sampling, plain_sampling
+from diffkit.system.saving import foreign_modules
 from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.table import ProcessTable, respace
-from diffkit.tensors import precision_of
+from diffkit.tensors import device_of, precision_of
 
 MOST_VALUES = 2**31
 """Largest number of values of an example: 8 GiB of float32."""
@@ -90,6 +92,7 @@ def compose(
     time_to_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
@@ -128,6 +131,7 @@ def compose(
         sampling: Options that sampling has where a call does not give them, such as ``{"steps": 250, "guidance":
             ("cfg", {"scale": 1.5})}``: steps, guidance by name and clip. They are saved with the system. None given to
             a call is none of them: ``steps=None`` visits every level. Scores do not use them.
+        modules: Modules of your own for parts with weights, by kind, in place of those that the parts build.
         device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
@@ -157,6 +161,10 @@ def compose(
         codec=between,
         **likelihood,
     )
+    others = {"coupling": coupled, "decoder": data_decoder}
+    every = resolved | {kind: (part, type(part).__name__) for kind, part in others.items()}
+    where = place or (device_of(recipe) if isinstance(recipe, nn.Module) else None)
+    trained, frozen = build_modules(every, modules, settings.data_shape, where)
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
         table=_training_table(resolved["schedule"][0], settings),
@@ -176,7 +184,7 @@ def compose(
     _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument, time_to_argument)
-    return System(parts, settings, network)
+    return System(parts, settings, network, trained, frozen)
 
 
 def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
@@ -282,7 +290,8 @@ def recompose(system: System, **changes: Any) -> System:
     """Return a system with some arguments of `compose` changed and all others as before.
 
     The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
-    trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
+    trains both, and ``device`` moves both. So are the modules of parts with weights that are not among the changes, if
+    they fit the shape of the data. A network that learned to predict one thing has to learn another ``mean``.
     With another ``data_shape`` the network is reused if it can process that size; the U-Net can if its resolution
     levels can halve the new sides.
 
@@ -298,6 +307,7 @@ def recompose(system: System, **changes: Any) -> System:
         raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
     arguments = {kind: getattr(system.parts, kind) for kind in SLOTS if kind != "backbone"}
     arguments |= attrs.asdict(system.settings, recurse=False)
+    changes = changes | {"modules": _kept_modules(system, changes) | dict(changes.get("modules") or {})}
     changed_decoder = bool({"bins", "decoder"} & changes.keys())
     for name, unused in (("bins", system.settings.decoder is not None), ("decoder", system.settings.decoder is None)):
         if changed_decoder or unused:
@@ -318,12 +328,26 @@ def recompose(system: System, **changes: Any) -> System:
         _check_same(compose(**arguments | {"backbone": system.parts.backbone, "device": "meta"}), changed, network)
     if system.parts.data_shape != changed.parts.data_shape:
         _check_size(network, changed)
-    return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
+    found = changed.with_network(network.to(_device(changes.get("device"))))
+    for module in (found.learned, found.frozen):
+        module.to(found.device)
+    return _in_mode_of(system, found)
+
+
+def _kept_modules(system: System, changes: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The modules of parts that are not changed, and fit the shape of the data."""
+    kept = {kind: module for kind, module in (*system.learned.items(), *system.frozen.items()) if kind not in changes}
+    if "data_shape" not in changes:
+        return kept
+    shape, own = _shape(changes["data_shape"]), foreign_modules(system.parts, kept, system.data_shape)
+    misfits = foreign_modules(system.parts, kept, shape).keys() - own.keys()
+    return {kind: module for kind, module in kept.items() if kind not in misfits}
 
 
 def _in_mode_of(system: System, changed: System) -> System:
     """A system with the training mode of another, from which it has its network."""
     changed.training = system.training
+    changed.learned.train(system.training)
     if isinstance(changed.network, NamedTime):
         changed.network.training = system.training
     return changed

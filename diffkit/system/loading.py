@@ -19,7 +19,7 @@ from diffkit.runtime.strict_json import check_fields, json_object, reason, shown
 from diffkit.runtime.weights_files import read_weights
 from diffkit.system.compose import compose
 from diffkit.system.module import System
-from diffkit.system.saving import FORMAT, part_spec
+from diffkit.system.saving import FORMAT, frozen_file, part_spec
 from diffkit.system.settings import Settings
 
 _NONE = type(None)
@@ -43,6 +43,7 @@ def from_spec(
     spec: Mapping[str, Any],
     *,
     backbone: nn.Module | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
@@ -51,6 +52,7 @@ def from_spec(
     Args:
         spec: The spec.
         backbone: The network, for a system that was composed with a foreign one.
+        modules: Modules of parts with weights, by kind, for a system that was composed with such.
         device: As in `diffkit.compose`.
         accept_origin: Accept a part of the same name from another distribution than the spec names.
     Raises:
@@ -69,7 +71,7 @@ def from_spec(
             f"this spec has format {fmt}, written by diffkit {word(spec.get('diffkit'))}; diffkit {__version__} reads "
             f"up to {FORMAT}; upgrade diffkit"
         )
-    check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
+    check_fields(spec, "the spec", SpecError, parts=dict, settings=dict, modules=(dict, _NONE), frozen=(dict, _NONE))
     parts, settings = spec["parts"], dict(_settings(spec["settings"]))
     kinds = {name: name for name in ("decoder", "coupling", "codec")} | {"train_spacing": "spacing"}
     for name, kind in kinds.items():
@@ -78,13 +80,20 @@ def from_spec(
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))
     slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in SLOTS if kind != "backbone"}
     network = _backbone_slot(parts["backbone"], backbone, accept_origin)
-    return compose(**slots, **settings, backbone=network, device=device)
+    for kind, name in (spec.get("modules") or {}).items():
+        if kind not in (modules or {}):
+            raise SpecError(
+                f"this system has a module of its own for the {word(kind)} ({word(name)}); pass modules= with such a "
+                f"module, in Python: diffkit.load(folder, modules={{{kind!r}: module}})"
+            )
+    return compose(**slots, **settings, backbone=network, modules=modules, device=device)
 
 
 def load(
     folder: str | Path,
     *,
     backbone: nn.Module | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
@@ -92,16 +101,18 @@ def load(
 
     Args:
         folder: The folder of `System.save`.
-        backbone, device, accept_origin: As in `from_spec`.
+        backbone, modules, device, accept_origin: As in `from_spec`.
     Raises:
         CheckpointError: A file is missing, damaged, or its weights do not fit.
         SpecError: As `from_spec`.
     """
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
-    system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
-    if system.network is not None:
-        load_weights(system.network, read_model(folder, spec))
+    system = from_spec(spec, backbone=backbone, modules=modules, device=device, accept_origin=accept_origin)
+    if (trained := system.trained) is not None:
+        load_weights(trained, read_model(folder, spec))
+    for kind, module in system.frozen.items():
+        load_weights(module, read_weights(folder / frozen_file(kind), (spec.get("frozen") or {}).get(kind)))
     return system.eval()
 
 

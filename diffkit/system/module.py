@@ -1,7 +1,7 @@
 """A composed diffusion system: it trains, samples and scores.
 
-`System` is an `nn.Module` whose only submodule is the network, so DDP, FSDP and torch.compile wrap it like
-any other, and its state_dict is the network's. Tables are not buffers: ``.half()`` and ``.to()`` do not change them.
+`System` is an `nn.Module` with the network, and the modules of parts that have weights, as submodules, so torch.compile
+and `.to()` treat it like any other. Tables are not buffers: ``.half()`` and ``.to()`` do not change them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from diffkit.options import check_callable, check_flag
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
+from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
@@ -51,6 +52,7 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
+from diffkit.system.learned import FrozenModules, Trained, check_no_clash
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob
@@ -71,17 +73,29 @@ class System(nn.Module):
         parts: The parts, and the training table; ``parts.backbone`` is the recipe that built the network.
         settings: Everything else it was composed with.
         network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
+        learned: Modules of parts that have weights, by kind, trained with the network.
+        frozen: Modules of parts that are not trained, by kind.
         decoder: Log-likelihood of data at level 1, of its latents if there is a codec.
     """
 
-    def __init__(self, parts: Composition, settings: Settings, network: nn.Module | None):
+    def __init__(
+        self,
+        parts: Composition,
+        settings: Settings,
+        network: nn.Module | None,
+        learned: Mapping[str, nn.Module] | None = None,
+        frozen: Mapping[str, nn.Module] | None = None,
+    ):
         super().__init__()
+        check_no_clash(network, learned)
         self.parts = parts
         self.settings = settings
         self.network = network
+        self.learned = nn.ModuleDict(learned)
+        self.frozen = FrozenModules(frozen)
         read_backbone(self)
         self.decoder: Decoder = decoder_of(settings)
-        self.objective = Objective.of(parts, self.decoder)
+        self.objective = Objective.of(parts, self.decoder, {**self.learned, **self.frozen})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to replace a part in place: the columns computed from it would not change."""
@@ -121,9 +135,17 @@ class System(nn.Module):
         """Device of the network's first parameter or buffer; the CPU if it has neither."""
         return device_of(self.network) or torch.device("cpu")
 
+    @property
+    def trained(self) -> nn.Module | None:
+        """All that training changes: the network; or a `Trained`, if there are modules of parts."""
+        if not self.learned:
+            return self.network
+        return Trained(None if self.network is None else unwrap_module(self.network), dict(self.learned))
+
     def with_network(self, network: nn.Module) -> System:
-        """Return this system with another network of the same kind in place of its own."""
-        return System(self.parts, self.settings, network)
+        """Return this system with another network of the same kind, or other trained modules, in place of its own."""
+        own, learned = (network.network, network.learned) if isinstance(network, Trained) else (network, self.learned)
+        return System(self.parts, self.settings, own, dict(learned), dict(self.frozen))
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
@@ -136,11 +158,11 @@ class System(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
-        return spec_of(self.parts, self.settings, self.network)
+        return spec_of(self.parts, self.settings, self.network, {**self.learned, **self.frozen})
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
-        return save(self.spec(), self.network, folder)
+        return save(self.spec(), self.trained, folder, self.frozen)
 
     def extra_repr(self) -> str:
         """Name the parts."""

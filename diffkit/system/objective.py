@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
-from torch import Tensor
+from attrs import field, frozen
+from torch import Tensor, nn
 
 from diffkit.errors import CompositionError, ProtocolError
 from diffkit.gaussian import decode, mixed
@@ -60,6 +60,7 @@ class Objective:
         columns: Coefficients per level that the loss reads, of the training table.
         scales_input: False if c_in is 1 at every level.
         target: "x_start" or "noise" if that is exactly the network's target, else "mix".
+        learned: Modules of parts that have weights, by kind: the system's own.
     """
 
     parts: Composition
@@ -67,10 +68,11 @@ class Objective:
     columns: CoefficientTable
     scales_input: bool
     target: str
+    learned: Mapping[str, nn.Module] = field(factory=dict)
 
     @classmethod
     @computing("the training loss")
-    def of(cls, parts: Composition, decoder: Decoder) -> Objective:
+    def of(cls, parts: Composition, decoder: Decoder, learned: Mapping[str, nn.Module] | None = None) -> Objective:
         """Return the training objective of a composition, with its coefficients computed."""
         level = level_coefficients(parts, parts.table)
         target = target_coefficients(level)
@@ -80,7 +82,7 @@ class Objective:
         rates = {"rate": rate_coefficients(level)} if isinstance(parts.loss, NetworkLoss) else {}
         columns = CoefficientTable(blocks | rates)
         scales_input = bool(np.any(level["c_in"] != 1)) or parts.continuous_time
-        found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
+        found = cls(parts, decoder, columns, scales_input, _kind_of_target(target), learned or {})
         _check_finite(found)
         return found
 
@@ -121,6 +123,7 @@ class Objective:
             decoder=self.decoder,
             decoder_rows=decoder_rows,
             to=to,
+            learned=self.learned.get("loss"),
         )
         if isinstance(parts.loss, NetworkLoss):
             call = NetworkCall(model, parts, self.scales_input, conditions)

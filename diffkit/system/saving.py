@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,30 +21,47 @@ from torch import Tensor, nn
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.options import option_names
-from diffkit.protocols import Composition, LevelSpacing
+from diffkit.protocols import Composition, LearnedPart, LevelSpacing
 from diffkit.registry import SLOTS, registry
 from diffkit.runtime.files import flush, new_file, replacing, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
 from diffkit.runtime.strict_json import parse_json, readable_json, reason
-from diffkit.runtime.weights_files import digest, write_weights
+from diffkit.runtime.weights_files import digest, weights_record, write_weights
 from diffkit.system.settings import Settings
 
 FORMAT = 1
 
 
-def spec_of(parts: Composition, settings: Settings, network: nn.Module | None) -> dict[str, Any]:
+def spec_of(
+    parts: Composition, settings: Settings, network: nn.Module | None, modules: Mapping[str, nn.Module]
+) -> dict[str, Any]:
     """Return a system as plain JSON data: format, parts with options and provenance, settings.
 
     Args:
         parts, settings, network: Those of the system.
+        modules: Those of its parts, by kind.
     Raises:
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
             an option is of a type that JSON does not have.
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
-    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings)}
+    foreign = foreign_modules(parts, modules, parts.data_shape)
+    own = {"modules": foreign} if foreign else {}
+    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings), **own}
+
+
+def foreign_modules(
+    parts: Composition, modules: Mapping[str, nn.Module], data_shape: tuple[int, ...]
+) -> dict[str, str]:
+    """Return the class of each module of a part, by kind, that the part would not build for data of a shape."""
+    found = {}
+    for kind, module in modules.items():
+        part: LearnedPart = getattr(parts, kind)
+        if not is_built_by(partial(part.build, data_shape), module):
+            found[kind] = type(module).__name__
+    return found
 
 
 def settings_spec(settings: Settings) -> dict[str, Any]:
@@ -70,30 +88,39 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
     return written("the system", values) | found
 
 
-def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path) -> Path:
+def save(
+    spec: Mapping[str, Any], trained: nn.Module | None, folder: str | Path, frozen: nn.ModuleDict | None = None
+) -> Path:
     """Write spec and weights; each file appears whole or not at all, the spec last.
 
     Args:
         spec: The system's, as `spec_of` returns it.
-        network: The system's, if it has one.
+        trained: What the system trains, if it has anything.
         folder: Created if missing.
+        frozen: The system's frozen modules, each of which has a file of its own.
     Returns:
         The folder.
     Raises:
         OptionError: The folder holds a training run.
         CheckpointError: The folder cannot be written.
     """
-    weights = {} if network is None else unwrap_module(network).state_dict()
-    return write(spec, weights, folder)
+    weights = {} if trained is None else unwrap_module(trained).state_dict()
+    return write(spec, weights, folder, frozen)
 
 
-def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path) -> Path:
+def write(
+    spec: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
+    frozen: nn.ModuleDict | None = None,
+) -> Path:
     """Write a spec and the weights that belong to it, as `save` does.
 
     Args:
         spec: The spec; a record of the weights is added to it.
         weights: A state dict.
         folder: Created if missing.
+        frozen: As in `save`; a record of each is added to the spec.
     Returns:
         The folder.
     Raises:
@@ -108,8 +135,36 @@ def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | 
     with _write_errors(folder, weights), new_folder(folder) as work:
         with new_file(work / WEIGHTS) as file:
             record = write_weights(file, weights)
-        write_through(work / SPEC, _spec_bytes(spec, record))
+        records = {}
+        for kind, module in () if frozen is None else frozen.items():
+            with new_file(work / frozen_file(kind)) as file:
+                records[kind] = write_weights(file, module.state_dict())
+        write_through(work / SPEC, _spec_bytes({**spec, **({"frozen": records} if records else {})}, record))
     return folder
+
+
+def frozen_file(kind: str) -> str:
+    """Return the name of the file of the frozen module of a kind of part, in a saved system."""
+    return f"{kind}.safetensors"
+
+
+def frozen_records(frozen: nn.ModuleDict) -> dict[str, Any]:
+    """Return what a saved spec says of frozen modules: the record of each one's file; empty if there are none."""
+    records = {kind: weights_record(module.state_dict()) for kind, module in frozen.items()}
+    return {"frozen": records} if records else {}
+
+
+def renew_frozen(records: Mapping[str, Any], frozen: nn.ModuleDict, folder: Path) -> None:
+    """Write those frozen modules into a run's folder whose files there differ from their records, or are missing."""
+    for kind, module in frozen.items():
+        state = module.state_dict()
+        with _write_errors(folder, state):
+            path = folder / frozen_file(kind)
+            if path.exists() and digest(path.read_bytes()) == records[kind]:
+                continue
+            with replacing(path) as temporary, temporary.open("r+b") as file:
+                write_weights(file, state)
+                flush(file)
 
 
 def renew(
@@ -199,18 +254,18 @@ def _backbone_spec(parts: Composition, network: nn.Module | None) -> dict[str, A
     return {"name": None, "class": type(network).__name__, "recipe": found}
 
 
-def is_built_by(build: Callable[[], nn.Module], network: nn.Module) -> bool:
+def is_built_by(build: Callable[[], nn.Module | None], network: nn.Module) -> bool:
     """Return whether a function builds this network: the same modules, and weights of the same names and shapes.
 
     False for a network that was wrapped, or has replaced, adapted or parametrized layers. The function is called on the
-    meta device; if it fails there, the network counts as the same.
+    meta device; if it fails there, the network counts as the same. If it builds none, it does not.
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             built = build()
     except Exception:  # foreign code may fail on the meta device
         return True
-    return _structure(built) == _structure(network)
+    return built is not None and _structure(built) == _structure(network)
 
 
 def _structure(network: nn.Module) -> tuple[dict[str, type], dict[str, tuple[int, ...]]]:

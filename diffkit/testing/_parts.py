@@ -143,7 +143,7 @@ def spec_round_trip(part: Any, kind: str) -> None:
     known = registry(kind).provenance(part)
     if known is None:
         raise NotApplicableError("its class has no registered name")
-    system = _system_with(kind, part) if KINDS[kind].slot else None
+    system = system_with(kind, part) if KINDS[kind].slot else None
     if system is None:  # what is saved asks the registry just this
         other = registry(kind).create(f"{known.origin}:{known.name}", **json.loads(_as_json(_options(part))))
     else:
@@ -181,7 +181,7 @@ def _needs_plain_options(part: Any) -> None:
         raise NotApplicableError(f"its option {objects[0]!r} holds an object of Python")
 
 
-def _system_with(kind: str, part: Any) -> Any:
+def system_with(kind: str, part: Any) -> Any:
     """Return a small system of built-in parts around one part, or None if none fits."""
     import diffkit
 

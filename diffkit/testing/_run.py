@@ -21,6 +21,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _flow_map,
     _guidance,
     _hook,
+    _learned,
     _loss,
     _lr_schedule,
     _mean,

@@ -22,6 +22,7 @@ from diffkit.runtime.output import log
 from diffkit.runtime.progress import duration
 from diffkit.system.module import System
 from diffkit.system.network_calls import network_calls
+from diffkit.system.saving import frozen_records
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
@@ -141,15 +142,15 @@ def dry_run(
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
     config = resolve_config(config, options)
-    if system.network is not None:
-        check_optimizer(system.network, config)
+    if (trained := system.trained) is not None:
+        check_optimizer(trained, config)
     found, spec = examples_for(config, as_data(data)), system.spec()
     config = config.for_examples(len(found))
     learns_from = find_teacher(system, config, teacher)
-    spec |= teacher_record(learns_from, system, teacher)
+    spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
     check_training(system, spec, found, config)
-    assert system.network is not None
-    with freezing(system.network, config.freeze), engine_for(system.device, config) as engine:
+    assert trained is not None
+    with freezing(trained, config.freeze), engine_for(system.device, config) as engine:
         done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
         devices = [engine.device] if engine.device.type == "cuda" else []
         original = _reset_peak_memory(engine.device, system)
@@ -159,7 +160,7 @@ def dry_run(
         files = {name: _tensor_bytes(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
         copied = _copied_bytes(trainer) if config.async_save else 0
-        parameters = [*system.network.parameters()]
+        parameters = [*trained.parameters()]
         return DryRun(
             parameters=sum(p.numel() for p in parameters),
             trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -185,8 +186,8 @@ def _completed_updates(folder: Path, spec: Mapping[str, Any], config: TrainConfi
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
         return 0
-    assert system.network is not None
-    run_folder.check_same_run(folder, spec, config, data, system.network)
+    assert system.trained is not None
+    run_folder.check_same_run(folder, spec, config, data, system.trained)
     return checkpoint.completed_updates(folder)
 
 
@@ -244,8 +245,8 @@ class _TrialUpdates:
         micro = self.config.microbatch
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
-        assert system.network is not None
-        trainer = Trainer(system, system.network, config, engine, self.teacher)
+        assert system.trained is not None
+        trainer = Trainer(system, system.trained, config, engine, self.teacher)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
@@ -330,8 +331,8 @@ def _reset_peak_memory(device: torch.device, system: Trainable) -> int:
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
-    assert system.network is not None
-    return _tensor_bytes(dict(system.network.state_dict()))
+    assert system.trained is not None
+    return _tensor_bytes(dict(system.trained.state_dict()))
 
 
 def _peak_memory(device: torch.device, original: int, copied: int) -> int | None:

@@ -26,7 +26,7 @@ from diffkit.runtime.output import log
 from diffkit.runtime.progress import bar
 from diffkit.runtime.run_layout import CHECKPOINTS, step_name
 from diffkit.system.module import System
-from diffkit.system.saving import renew
+from diffkit.system.saving import frozen_records, renew, renew_frozen
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
 from diffkit.training.checkpoint_writer import CheckpointWriter
@@ -109,26 +109,25 @@ def train(
     """
     begun, config = time.monotonic(), resolve_config(config, options)
     chosen = choose_hooks(config, hooks, track)
-    if system.network is not None:
-        check_optimizer(system.network, config)
+    if (trained := system.trained) is not None:
+        check_optimizer(trained, config)
     found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
     config = config.for_examples(len(found))
     spec, learns_from = system.spec(), find_teacher(system, config, teacher)
-    spec |= teacher_record(learns_from, system, teacher)
+    spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
     check_training(system, spec, found, config)
     if held_out is not None:
         held_out = match_classes(held_out, found.classes, whose="the data", what="val")
         check_held_out(system, spec, held_out, config)
-    assert system.network is not None
-    with freezing(system.network, config.freeze), engine_for(system.device, config) as engine, ExitStack() as stack:
+    assert system.network is not None and trained is not None
+    with freezing(trained, config.freeze), engine_for(system.device, config) as engine, ExitStack() as stack:
         _check_same_arguments(engine.ranks, spec, config, found, held_out)
         locks: list[RunLock] = []
 
         def begin() -> tuple[Path, str]:
             folder = run_folder.prepare_folder(out)
             locks.append(stack.enter_context(RunLock(folder)))
-            assert system.network is not None
-            run_folder.check_same_run(folder, spec, config, found, system.network)
+            run_folder.check_same_run(folder, spec, config, found, trained)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.rank_zero(begin)
@@ -182,8 +181,9 @@ class _Training(Generic[T]):
         begun: float,
         teacher: System | None,
     ):
-        assert system.network is not None
-        self.network = system.network
+        trained = system.trained
+        assert trained is not None
+        self.network = trained
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
         self.is_rank_zero = engine.ranks.rank == 0
@@ -276,6 +276,7 @@ class _Training(Generic[T]):
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (log if faults and self.is_rank_zero else self._log)(text)
             self._repair_system(found.step, rewritten_soon=bool(faults) and found.step < self.config.steps)
+        self.ranks.rank_zero(lambda: renew_frozen(self.spec.get("frozen", {}), self.system.frozen, self.folder))
         self.ranks.rank_zero(lambda: run_folder.write_config(self.folder, self.config_content))
         self.ranks.rank_zero(lambda: repair_metrics(self.folder, self.trainer.step))
 

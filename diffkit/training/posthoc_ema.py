@@ -59,14 +59,14 @@ def averaged(
     if step not in paths:
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_numbers_text(paths)}")
     system = load(folder, backbone=backbone, device=device)
-    assert system.network is not None
-    names = {name for name, _ in unwrap_module(system.network).named_parameters(remove_duplicate=False)}
+    assert system.trained is not None
+    names = {name for name, _ in unwrap_module(system.trained).named_parameters(remove_duplicate=False)}
     weights = (
         _mean_by_rate(paths, rate, step)
         if rate is not None
         else _mean_by_width(paths, width or 0.0, step, names, progress)
     )
-    load_weights(system.network, weights)
+    load_weights(system.trained, weights)
     return system
 
 

@@ -69,7 +69,8 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
             f"the system's network is wrapped in {type(system.network).__name__}, which training does itself; leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    _check_weights(system.network, frozen_names(system.network, config.freeze))
+    trained = system.trained or system.network
+    _check_weights(trained, frozen_names(trained, config.freeze))
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(
             f"is more worker processes than are useful; pass at most {most}", option="workers", value=config.workers

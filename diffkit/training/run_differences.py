@@ -105,8 +105,19 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         was = was_set.get(name)
         if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
-    taught, teaches = (str((spec.get("teacher") or {}).get("digest"))[:12] for spec in (old, new))
-    return found + ([] if taught == teaches else [f"weights of the teacher {shown(taught)}, now {shown(teaches)}"])
+    was_hashed, now_hashed = (_weight_digests(spec) for spec in (old, new))
+    for what in sorted(was_hashed | now_hashed):
+        was, now = was_hashed.get(what), now_hashed.get(what)
+        if was != now:
+            found.append(f"weights of the {word(what)} {shown(was)}, now {shown(now)}")
+    return found
+
+
+def _weight_digests(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The first digits of the digests of weights that are not trained: the teacher's, and of frozen modules."""
+    hashed = {kind: (record or {}).get("sha256") for kind, record in (spec.get("frozen") or {}).items()}
+    hashed["teacher"] = (spec.get("teacher") or {}).get("digest")
+    return {what: str(digest)[:12] for what, digest in hashed.items() if digest}
 
 
 def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:

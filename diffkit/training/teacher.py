@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ from diffkit.training.trainable import Trainable
 
 SYSTEM = "system"
 """The teacher of a loss that is given to `diffkit.train`."""
-
-
-class WholeLoss(nn.Module):
-    """A network whose call is the whole loss, so that DDP sees one forward pass however often the loss calls it."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, compute: Callable[[], Any]) -> Any:
-        """Return what a function of the network computes."""
-        return compute()
 
 
 def network_loss(system: Trainable) -> NetworkLoss | None:

@@ -26,7 +26,15 @@ class Trainable(Protocol):
 
     @property
     def network(self) -> nn.Module | None:
-        """Return the network, whose parameters are trained, or None if there is none."""
+        """Return the network, or None if there is none."""
+
+    @property
+    def trained(self) -> nn.Module | None:
+        """Return what is trained: the network, or a `diffkit.system.learned.Trained` with more modules."""
+
+    @property
+    def frozen(self) -> nn.ModuleDict:
+        """Return the modules of parts, by kind, that are saved with it and not trained."""
 
     @property
     def table(self) -> ProcessTable:
@@ -62,7 +70,7 @@ class Trainable(Protocol):
 
     @abstractmethod
     def with_network(self, network: nn.Module) -> Self:
-        """Return the same with another network of the same kind."""
+        """Return the same with another network of the same kind, or others of the modules that are trained."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffkit.system.codec import to_latents
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.draws import Draws, seeded_draws, training_loss
+from diffkit.system.learned import Trained
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.module import System
 from diffkit.system.randomness import Purpose, key
@@ -37,7 +38,7 @@ from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.optimizer_state import OptimizerState
 from diffkit.training.precision import in_precision
 from diffkit.training.state_check import check_checkpoint_state
-from diffkit.training.teacher import RunningMean, WholeLoss, is_running_mean, network_loss, teacher_call
+from diffkit.training.teacher import RunningMean, is_running_mean, network_loss, teacher_call
 from diffkit.training.trainable import Trainable
 from diffkit.training.without_dynamo import without_dynamo
 
@@ -49,7 +50,7 @@ class Trainer:
 
     Attributes:
         system: The system, with the network that the engine trains.
-        network: That network.
+        network: That network; or a `Trained`, which has the modules of parts too.
         train_model: The callable to use instead of the network in an update.
         eval_model: The callable to use instead of the network without gradients.
         base_lrs: Learning rate of each of the optimizer's groups, without warm-up and schedule.
@@ -76,13 +77,16 @@ class Trainer:
         copied = engine.prepare(copy.deepcopy(network)) if wants_mean else None
         self.network = engine.prepare(network)  # after the copy: it is the module that the engine remembers
         self.system = system.with_network(self.network)
+        own = self.system.network
+        assert own is not None, "checked before training"
         if config.compile:
-            self.network.compile()
-        # a loss that calls the network several times is one call of the module that exchanges gradients
-        self.whole = None if loss is None else engine.wrap(WholeLoss(self.network))
-        trained = engine.wrap(self.network) if self.whole is None else self.network
+            own.compile()
+        # a loss that calls several modules, or one several times, is one call of the module that exchanges gradients
+        several = isinstance(self.network, Trained)
+        self.whole = engine.wrap(self.network if several else Trained(own)) if several or loss is not None else None
+        trained = engine.wrap(own) if self.whole is None else own
         self.train_model = in_precision(trained, config.precision, engine.device)
-        self.eval_model = in_precision(self.network, config.precision, engine.device)
+        self.eval_model = in_precision(own, config.precision, engine.device)
         with without_dynamo():
             self.optimizer = engine.optimizer(self.network, config)
             self.optimizer_state = OptimizerState(self.optimizer, self.network)
@@ -97,7 +101,9 @@ class Trainer:
         elif copied is not None and loss is not None and isinstance(system, System):
             label = self.ema.labels[0] if loss.teacher == "ema" else str(loss.teacher)
             self.mean = RunningMean(copied, self.network, self.ema, label)
-            self.teacher = teacher_call(copied, system, config, engine.device)
+            averaged = system.with_network(copied).network
+            assert averaged is not None, "it is a copy of one"
+            self.teacher = teacher_call(averaged, system, config, engine.device)
         more: dict[str, Any] = {} if self.teacher is None else {"teacher": self.teacher}
         more |= {} if system.parts.codec is None else {"encoded": True}
         self.loss_terms = partial(self.system.loss_terms, **more) if more else self.system.loss_terms

@@ -65,6 +65,8 @@ def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | 
         OptionError: The system has no network, or several sets of weights fit equally well.
     """
     network, path = target_network(target), weights_file(Path(path))
+    if isinstance(target, System) and target.learned:
+        network = target.trained or network
     own = network.state_dict()
     weights = read_weights_file(path, entry, {name: tuple(tensor.shape) for name, tensor in own.items()})
     names = _names_in_file(network, weights)

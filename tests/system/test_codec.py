@@ -181,7 +181,7 @@ def test_latents_of_another_shape():
     assert again.bits_per_dim(system.to_latents(x), progress=False).total.shape == (3,)
     with pytest.raises(OptionError, match=r"codec 'Halves' mixes known and unknown values .*diffkit\.tasks\.solve"):
         tasks.inpaint(system, x, torch.ones(8))
-    with pytest.raises(OptionError, match="Halves.*takes an even number of values, got 7"):
+    with pytest.raises(OptionError, match=r"Halves.*takes an even number of values, got 7"):
         pair((1, 7), Halves())
 
 

@@ -79,8 +79,8 @@ def run(parsed: ParsedOptions) -> None:
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
-    if system.network is not None:
-        check_optimizer(system.network, config)
+    if system.trained is not None:
+        check_optimizer(system.trained, config)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
     named = ", ".join([f"{kind} {name}" for kind, name in system.parts.names.items()])
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {named}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from diffkit.errors import OptionError
+from diffkit.system.learned import roots
 from diffkit.training.checkpoint import Files
 from diffkit.training.engines.engine import Network, Trained
 from diffkit.training.engines.replicated import MultiProcess
@@ -30,7 +31,7 @@ class Sharded(MultiProcess):
 
     name = "fsdp"
     replicates = False
-    model: FSDPModule
+    models: Sequence[FSDPModule] = ()
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return a sharded copy of the network, with the weights of rank 0."""
@@ -44,10 +45,11 @@ class Sharded(MultiProcess):
         for parameter in sharded.parameters():  # FSDP2 takes no other memory format
             parameter.data = parameter.data.contiguous()
         mesh = init_device_mesh(self.device.type, (self.ranks.size,))
-        for block in sharding_blocks(sharded):
-            fully_shard(block, mesh=mesh)
+        for root in roots(sharded):
+            for block in sharding_blocks(root):
+                fully_shard(block, mesh=mesh)
         # by default the outermost module stays gathered after a call, and would not see that its shards change
-        self.model = fully_shard(sharded, mesh=mesh, reshard_after_forward=True)
+        self.models = [fully_shard(root, mesh=mesh, reshard_after_forward=True) for root in roots(sharded)]
         return sharded
 
     def wrap(self, network: nn.Module) -> Network:
@@ -56,7 +58,8 @@ class Sharded(MultiProcess):
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Defer the exchange of gradients until the last microbatch."""
-        self.model.set_requires_gradient_sync(last)
+        for model in self.models:
+            model.set_requires_gradient_sync(last)
         return nullcontext()
 
     def gradient_norm(self, trained: Trained) -> Tensor:
@@ -85,7 +88,7 @@ class Sharded(MultiProcess):
 
     def close(self) -> None:
         """Release the sharded network and its reference cycles: if it outlives the connection, the exit may abort."""
-        self.__dict__.pop("model", None)
+        self.models = ()
         gc.collect()
 
 
