@@ -47,9 +47,14 @@ def checked_data(x_start: Tensor, data_shape: tuple[int, ...], bounded: bool) ->
         if not (math.isfinite(low) and math.isfinite(high)):
             raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
         if bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            pixels = low >= 0 and 1 < high <= 255
             raise OptionError(
-                f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
-                "bins=None for unbounded data"
+                f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; "
+                + (
+                    "for 8-bit images: x / 127.5 - 1"
+                    if pixels
+                    else "scale it, or compose with bins=None for unbounded data"
+                )
             )
     return as_float(x_start)
 
