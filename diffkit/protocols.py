@@ -210,7 +210,8 @@ class Composition:
     current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
     network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
     0 without classes, None if unknown. `times` is how many times the network takes, 1 or 2; None without a network.
-    `coupling` is None for independent noise. `continuous_time` is True if training draws values of log_snr in place of
+    `coupling` is None for independent noise, `codec` where latents are the data itself; `data_shape` is that of the
+    latents, as the network sees data. `continuous_time` is True if training draws values of log_snr in place of
     levels 1..T.
     """
 
@@ -229,6 +230,7 @@ class Composition:
     classes: int | None = None
     times: int | None = None
     coupling: Coupling | None = None
+    codec: Codec | None = None
     continuous_time: bool = field(init=False)
 
     @continuous_time.default
@@ -949,6 +951,56 @@ class Coupling(Part, Protocol):
             conditions: Of the data, by name, as tensors (B, ...); ``y`` are classes, (B,).
             generator: Source of any further randomness, on the CPU; the same in every process.
         """
+
+
+class Codec(Part, Protocol):
+    """What is between data and network: data in the user's units on one side, latents on the other.
+
+    Latents are data as the network sees it. A system encodes data before it adds noise, and decodes its samples.
+
+    Attributes:
+        exact: True if ``decode(encode(x))`` is x, so that data has a likelihood; there are as many latents as values.
+        affine: True if `decode` is affine, so that what is linear in data is linear in latents, but for a constant.
+        elementwise: True if each latent depends on the value of data in its place alone: a mask of data is one of
+            latents.
+    """
+
+    exact: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+
+    def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latents of one example, (C, *S), from that of its data; the same by default.
+
+        Raises:
+            OptionError: The options do not fit the data's shape.
+        """
+        return data_shape
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of data (B, C, *S), in its dtype; a pure function of each row."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the data of latents (B, C, *S), in their dtype; a pure function of each row, with a gradient."""
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return ``log |det d encode(x) / dx|`` of each example in nats, (B,); only called if `exact`."""
+        raise NotImplementedError
+
+
+class MeasuredCodec(Codec):
+    """A codec with options that are measured on data, once, before a system is composed with it."""
+
+    @property
+    @abstractmethod
+    def measured(self) -> bool:
+        """True if it has all of these options."""
+
+    @abstractmethod
+    def measure(self, batches: Iterable[Tensor]) -> MeasuredCodec:
+        """Return this codec with the options that it lacks, from batches of data, (B, C, *S) float32."""
 
 
 class Optimizer(Protocol):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes
+    from diffkit.data.measuring import measured as measured
     from diffkit.data.sources._file import NumpyFile as NumpyFile
     from diffkit.data.sources._folder import Folder as Folder
     from diffkit.data.sources._source import Source as Source

@@ -52,7 +52,7 @@ class Saved:
     @property
     def bins(self) -> int | None:
         """How many values data takes; None for continuous data."""
-        return self.final.decoder.bins
+        return self.final.bins
 
     def labels(self, words: tuple[str, ...], count: int) -> list[int] | None:
         """Return a label for each of ``count`` samples, the classes in turn; None if the system has no classes.

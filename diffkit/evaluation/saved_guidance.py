@@ -83,8 +83,8 @@ def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) ->
     """Refuse a classifier of other data, other classes or other noise than the system's."""
     system, problems = saved.system, [of_classes] if of_classes else []
     shape, count = tuple(spec["data_shape"]), spec["num_classes"]
-    if shape != system.data_shape:
-        problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")
+    if shape != (seen := system.parts.data_shape):
+        problems.append(f"it reads data of shape {shape}, the system's network sees {seen}")
     if saved.num_classes is not None and saved.num_classes > count:
         problems.append(f"it has {count} classes, the system has {saved.num_classes}")
     if "parts" in spec:  # an imported one has no parts

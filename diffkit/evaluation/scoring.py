@@ -107,7 +107,8 @@ def score_data(
         return attrs.asdict(found, recurse=False)
 
     parts = work.compute_all("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
-    return merge_scores([Scores(**part | {"levels_per_example": int(part["levels_per_example"])}) for part in parts])
+    whole = {"levels_per_example": len(every.first), "values": math.prod(system.data_shape)}
+    return merge_scores([Scores(**part | whole) for part in parts])
 
 
 def continuous_data(
@@ -238,7 +239,7 @@ class _ScoringWork:
         given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
         for start in range(0, len(part.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            x_start = scale_images(part.images[rows], self.system.decoder.bins).to(self.system.device)
+            x_start = scale_images(part.images[rows], self.system.bins).to(self.system.device)
             yield x_start, {name: c[rows] for name, c in given.items()}
 
     def _parts(self) -> list[NDArray[np.int64]]:

@@ -161,7 +161,7 @@ def _network(system: System, recipe: Any) -> nn.Module | None:
     if system.network is not None or recipe is None:
         return system.network
     with torch.device("meta"):
-        network: nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
+        network: nn.Module = recipe.build(system.parts.data_shape, system.parts.out_channels)
     return network
 
 
@@ -172,7 +172,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
         [describe_part("backbone", recipe)] if recipe else []
     )
-    for kind in ("decoder", "coupling"):
+    for kind in ("decoder", "coupling", "codec"):
         part = getattr(system.settings, kind)
         notes += [] if part is None else [describe_part(kind, part)]
     chosen = parts_for(system.parts, sampler).sampler
@@ -185,7 +185,8 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         settings={
             **{name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")},
             "clip_x_start": system.settings.clip_x_start,
-            "bins": system.decoder.bins,
+            "latent_shape": system.parts.data_shape,
+            "bins": system.bins,
             "sampling": system.settings.sampling,
         },
         level=table.index[1:],

@@ -143,7 +143,9 @@ def _head(e: Explanation) -> Iterator[str]:
         yield f"group norms by {e.kernel}, within rounding of torch's; DIFFKIT_PLUGINS= leaves it out"
     if e.network_calls:
         yield f"forward passes of an update: {e.network_calls}"
-    yield f"data {'x'.join(map(str, s['data_shape']))}, {values}; {steps}; {clip}"
+    shape, latent_shape = ("x".join(map(str, s[name])) for name in ("data_shape", "latent_shape"))
+    latents = "" if shape == latent_shape else f", latents {latent_shape}"
+    yield f"data {shape}, {values}{latents}; {steps}; {clip}"
 
 
 def _parts(e: Explanation) -> Iterator[str]:

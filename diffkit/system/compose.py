@@ -25,12 +25,13 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
+from diffkit.parts.codecs.identity import Identity
 from diffkit.parts.couplings.independent import Independent
 from diffkit.protocols import (
+    Codec,
     Composition,
     ConditionalBackbone,
     ContinuousSchedule,
-    Coupling,
     Decoder,
     InvariantLoss,
     LearnedSchedule,
@@ -88,6 +89,7 @@ def compose(
     bins: int | Mapping[str, Any] | None = _Default(256),
     decoder: Slot = None,
     coupling: Slot = None,
+    codec: Slot = None,
     time_argument: str | None = None,
     time_to_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
@@ -120,6 +122,8 @@ def compose(
             the decoder "binned". None is continuous data, unbounded.
         decoder: Likelihood of data at the last step, in place of ``bins``.
         coupling: Which noise each training example is mixed with; independent noise by default.
+        codec: What is between data and network, such as ("standardize", {"mean": 5, "std": 2}); nothing by default.
+            ``data_shape`` and ``bins`` are then those of the data, and the network sees latents.
         time_argument: Name of a foreign network's time argument; second positional by default.
         time_to_argument: Name of the second time of a foreign network that takes two: that of the level a step goes to.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
@@ -142,8 +146,9 @@ def compose(
     num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     if num_steps > MOST_STEPS:
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
-    likelihood, data_decoder = _decoder(bins, decoder)
-    coupled, coupling_name = _coupling(coupling)
+    coupled, coupling_name = _optional("coupling", coupling, Independent)
+    between, codec_name = _optional("codec", codec, Identity)
+    likelihood, data_decoder = _decoder(bins, decoder) if between is None else _of_latents(between, bins, decoder)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
@@ -155,6 +160,7 @@ def compose(
         sampling=plain_sampling(sampling),
         coupling=coupled,
         time_to_argument=time_to_argument,
+        codec=between,
         **likelihood,
     )
     others = {"coupling": coupled, "decoder": data_decoder}
@@ -165,13 +171,17 @@ def compose(
     parts = Composition(
         table=training_table(resolved["schedule"][0], settings, trained.get("schedule")),
         **{kind: part for kind, (part, _) in resolved.items()},
-        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name} | coupling_name,
-        data_shape=settings.data_shape,
+        names={kind: name for kind, (_, name) in resolved.items()}
+        | {"backbone": network_name}
+        | coupling_name
+        | codec_name,
+        data_shape=latent_shape(between, settings.data_shape),
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
         times=times_of(recipe, time_to_argument),
         coupling=coupled,
+        codec=between,
     )
     _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
@@ -229,10 +239,53 @@ def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str
     return shortest(decoder), decoder
 
 
-def _coupling(slot: Slot) -> tuple[Coupling | None, dict[str, str]]:
-    """The coupling, and its name by kind; None for independent noise, which is no work."""
-    coupling, name = (None, "") if slot is None else resolve("coupling", slot)
-    return (None, {}) if coupling is None or isinstance(coupling, Independent) else (coupling, {"coupling": name})
+def _optional(kind: str, slot: Slot, idle: type[Any]) -> tuple[Any, dict[str, str]]:
+    """A part that a system may be without, and its name by kind; None for one of the class ``idle``."""
+    part, name = (None, "") if slot is None else resolve(kind, slot)
+    return (None, {}) if part is None or isinstance(part, idle) else (part, {kind: name})
+
+
+def _of_latents(codec: Codec, bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str, Any], Decoder]:
+    """The settings ``bins`` of data and ``decoder`` of its latents, and that decoder, which is of continuous values."""
+    if slot is not None:
+        found, decoder = _decoder(bins, slot)
+        if decoder.bounded:
+            raise OptionError(
+                f"decoder {slot!r} is of values in [-1, 1], but a codec gives the network latents; leave it out"
+            )
+        return found, decoder
+    if isinstance(bins, _Default):
+        bins = None if codec.exact else int(bins)
+    if bins is not None and (codec.exact or isinstance(bins, Mapping)):
+        raise OptionError(
+            "are values in [-1, 1] with a likelihood, which latents have not",
+            option="bins",
+            value=bins,
+            fix={"bins": None},
+        )
+    return {"bins": None if bins is None else check_integer("bins", bins, ge=2), "decoder": None}, decoder_for(None)
+
+
+def latent_shape(codec: Codec | None, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of one example as the network sees it.
+
+    Raises:
+        OptionError: The codec does not take data of this shape.
+        ProtocolError: Its latents have no shape, or it is exact and they are not as many as values of the data.
+    """
+    if codec is None:
+        return data_shape
+    owner = f"codec {type(codec).__name__!r}"
+    with naming(owner):
+        try:
+            found = codec.latent_shape(data_shape)
+        except OptionError as error:
+            raise OptionError(Message(f"{owner}: ", error.message.of("codec"))) from error
+    good = isinstance(found, tuple) and found and all(type(size) is int and size >= 1 for size in found)
+    if not good or (codec.exact and math.prod(found) != math.prod(data_shape)):
+        wanted = f"{math.prod(data_shape)} values, as the data has" if codec.exact else "(channels, *sizes)"
+        raise ProtocolError(f"{owner}: latent_shape must return a shape of {wanted}, got {found!r}")
+    return found
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -267,12 +320,15 @@ def recompose(system: System, **changes: Any) -> System:
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
-    if "data_shape" in changes and isinstance(recipe, ResizableBackbone):
-        recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
+    if {"data_shape", "codec"} & changes.keys() and isinstance(recipe, ResizableBackbone):
+        between, _ = _optional("codec", (arguments | changes)["codec"], Identity)
+        other = latent_shape(between, _shape((arguments | changes)["data_shape"]))
+        if other != system.parts.data_shape:
+            recipe = recipe.resized(system.parts.data_shape, other)
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.network):
         _check_same(compose(**arguments | {"backbone": system.parts.backbone, "device": "meta"}), changed, network)
-    if system.data_shape != changed.data_shape:
+    if system.parts.data_shape != changed.parts.data_shape:
         _check_size(network, changed)
     found = changed.with_network(network.to(_device(changes.get("device"))))
     for module in (found.learned, found.frozen):
@@ -308,8 +364,11 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     other = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not other:
         return
-    channels, data_shape = changed.parts.out_channels, changed.data_shape
-    takes = before.data_shape != data_shape and _shape_of_answer(network, data_shape) == (channels, *data_shape[1:])
+    channels, data_shape = changed.parts.out_channels, changed.parts.data_shape
+    takes = before.parts.data_shape != data_shape and _shape_of_answer(network, data_shape) == (
+        channels,
+        *data_shape[1:],
+    )
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
@@ -319,7 +378,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
 
 def _check_size(network: nn.Module, changed: System) -> None:
     """Raise `OptionError` if the weights fit the new shape, but the network stores the layout of the old one."""
-    data_shape = changed.data_shape
+    data_shape = changed.parts.data_shape
     shape, wanted = _shape_of_answer(network, data_shape), (changed.parts.out_channels, *data_shape[1:])
     if shape is not None and shape != wanted:
         raise CompositionError(
@@ -353,8 +412,8 @@ def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
-        if parts.coupling is not None:
-            problems += problems_of(parts.label("coupling"), parts.coupling, parts)
+        for kind, part in (("coupling", parts.coupling), ("codec", parts.codec)):
+            problems += [] if part is None else problems_of(parts.label(kind), part, parts)
         problems += [*noise_problems(parts), *_core_problems(parts)]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

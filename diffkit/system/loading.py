@@ -33,6 +33,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "bins": (int, dict, _NONE),
     "decoder": (dict,),
     "coupling": (dict,),
+    "codec": (dict,),
     "time_argument": (str, _NONE),
     "time_to_argument": (str, _NONE),
     "sampling": (dict, _NONE),
@@ -75,7 +76,8 @@ def from_spec(
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict, modules=(dict, _NONE), frozen=(dict, _NONE))
     parts, settings = spec["parts"], dict(_settings(spec["settings"]))
-    for name, kind in (("decoder", "decoder"), ("coupling", "coupling"), ("train_spacing", "spacing")):
+    kinds = {name: name for name in ("decoder", "coupling", "codec")} | {"train_spacing": "spacing"}
+    for name, kind in kinds.items():
         if isinstance(settings.get(name), Mapping):
             settings[name] = _slot(kind, settings[name], accept_origin)
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))

@@ -7,6 +7,7 @@ and `.to()` treat it like any other. Tables are not buffers: ``.half()`` and ``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,6 +24,7 @@ from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Grid, Spacing, visited
+from diffkit.system import codec
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
@@ -61,7 +63,7 @@ from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
-from diffkit.system.settings import Settings, decoder_of
+from diffkit.system.settings import Settings, bins_of, decoder_of
 from diffkit.system.training_table import state_of, training_table
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, ordinary
@@ -78,7 +80,7 @@ class System(nn.Module):
         network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
         learned: Modules of parts that have weights, by kind, trained with the network.
         frozen: Modules of parts that are not trained, by kind.
-        decoder: Log-likelihood of data at level 1.
+        decoder: Log-likelihood of data at level 1, of its latents if there is a codec.
     """
 
     def __init__(
@@ -135,8 +137,13 @@ class System(nn.Module):
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of one example, (C, *S)."""
+        """Shape of one example, (C, *S); that of its latents is ``parts.data_shape``."""
         return self.settings.data_shape
+
+    @property
+    def bins(self) -> int | None:
+        """Number of values that data takes; None if it is continuous."""
+        return bins_of(self.settings)
 
     @property
     def backbone(self) -> nn.Module | None:
@@ -181,6 +188,25 @@ class System(nn.Module):
         named = ", ".join(f"{kind}={name!r}" for kind, name in self.parts.names.items())
         return f"{named}, data_shape={self.data_shape}, num_steps={self.num_steps}"
 
+    # ---- data and latents ------------------------------------------------------------------------------------------
+
+    def checked(self, x_start: Tensor) -> Tensor:
+        """Return data, (B, C, *S), as float32 or float64, or raise `OptionError` if it is not data of this system."""
+        bounded = self.decoder.bounded if self.parts.codec is None else self.bins is not None
+        return checked_data(x_start, self.data_shape, bounded)
+
+    def to_latents(self, x_start: Tensor) -> Tensor:
+        """Return data as the network sees it: its latents by the codec, or the data itself without one.
+
+        Raises:
+            OptionError: x_start has the wrong shape, dtype or range.
+        """
+        return codec.to_latents(self.parts, self.checked(x_start))
+
+    def from_latents(self, z: Tensor) -> Tensor:
+        """Return the data of latents, (B, C, *S): in the user's units, as `sample` returns it."""
+        return codec.from_latents(self.parts, z, self.data_shape)
+
     # ---- training --------------------------------------------------------------------------------------------------
 
     def forward(
@@ -207,12 +233,12 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = checked_data(x_start, self.data_shape, self.decoder)
+        x_start = self.to_latents(x_start)
         draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
         if (coupling := self.settings.coupling) is not None:
             found = pair_noise(coupling, x_start, draws.noise, conditions, on_cpu(generator))
             draws, conditions = draws.coupled(found), dict(for_network(coupling, conditions))
-        loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
+        loss, terms = training_loss(partial(self.loss_terms, encoded=True), model, x_start, draws, conditions)
         return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 
     def draw_levels(
@@ -236,6 +262,7 @@ class System(nn.Module):
         level_to: Tensor | None = None,
         teacher: System | NetworkCall | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
@@ -245,12 +272,13 @@ class System(nn.Module):
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`; times with a
                 `TimeSampler`.
-            noise: Standard normal, (B, C, *S).
+            noise: Standard normal, of the shape of the latents, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
             level_to: Second levels, with a `PairSampler`: 0..level, (B,) int64, or log_snr.
             teacher: The teacher of a `NetworkLoss`, in eval mode; by default the network itself, in eval mode.
             estimates: Which examples get the network's previous estimate, (B,) bool, if it reads one; none by default.
+            encoded: x_start is latents already, where the system has a codec.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -258,6 +286,7 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
+        x_start = x_start if encoded else codec.to_latents(self.parts, x_start)
         check_draws(x_start, level, noise, self.parts, level_to)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         times = None
@@ -302,7 +331,7 @@ class System(nn.Module):
             for rows in batches:
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
-                out.append(job.finish(program, rows, x, noise_fn, advance))
+                out.append(self.from_latents(job.finish(program, rows, x, noise_fn, advance)))
         samples = torch.cat(out)
         if samples.device.type == "cpu" and type(samples) is Tensor:  # on a GPU this would synchronize
             check_finite(samples)
@@ -360,7 +389,7 @@ class System(nn.Module):
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
-            return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
+            return self.from_latents(program.finish(denoiser, as_float(x), noise_fn, grad=grad))
 
     @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
@@ -391,7 +420,7 @@ class System(nn.Module):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
         if not isinstance(time_of, str) or time_of not in ("start", "end"):
             raise OptionError("must be 'start' or 'end'", option="time_of", value=time_of)
-        x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        x = codec.to_latents(self.parts, self._placed(self.checked(x_start), options.get("model")))
         check_unused(self._model(options.get("model")), options, "seed", "final")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
@@ -449,7 +478,7 @@ class System(nn.Module):
         progress: bool = False,
         **options: Unpack[EstimateOptions],
     ) -> Bound:
-        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
+        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension of data.
 
         With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too. The
         system's defaults of sampling are not used: it is of every level, without guidance, unless the call says so.
@@ -464,7 +493,8 @@ class System(nn.Module):
             conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        codec.check_likelihood(self.parts)
+        x_start = self._placed(self.checked(x_start), options.get("model"))
         check_unused(self._model(options.get("model")), options, "sampler", "compile", "final")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         if self.parts.self_conditioned:
@@ -473,7 +503,8 @@ class System(nn.Module):
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
             terms, x_start = BoundTerms.of(job.parts, job.table, self.decoder), ordinary(x_start)
-            bound = variational_bound(terms, job.table, job.denoiser, x_start, job.seed, rows, advance)
+            z, volume = codec.to_latents(self.parts, x_start), codec.volume_bits(self.parts, x_start)
+            bound = variational_bound(terms, job.table, job.denoiser, z, job.seed, rows, advance, volume)
         if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
             log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
         return bound

@@ -35,7 +35,7 @@ Denoisers = Denoise | Sequence[Denoise]
 
 @frozen(eq=False)
 class TrajectoryPoint:
-    """One point of a trajectory.
+    """One point of a trajectory; with a codec both are latents, of which `System.from_latents` makes data.
 
     Attributes:
         step: Number of steps so far, from 1.

@@ -77,9 +77,9 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
     else:
         del values["bins"]
         found["decoder"] = part_spec("decoder", values.pop("decoder"))
-    coupling = values.pop("coupling")
-    if coupling is not None:
-        found["coupling"] = part_spec("coupling", coupling)
+    for kind in ("coupling", "codec"):
+        if (part := values.pop(kind)) is not None:
+            found[kind] = part_spec(kind, part)
     if isinstance(settings.train_spacing, LevelSpacing):
         found["train_spacing"] = part_spec("spacing", values.pop("train_spacing"))
     for name in ("null_conditions", "sampling", "time_to_argument"):  # older specs do not have them

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.system.checks import checked_data
 from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
 
@@ -24,7 +23,7 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
         OptionError: The shape or the number of images is wrong.
     """
     image, count = _check_image_shape(system, name, image, n)
-    return checked_data(image, system.data_shape, system.decoder).expand(count, *system.data_shape)
+    return system.checked(image).expand(count, *system.data_shape)
 
 
 def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
@@ -40,7 +39,7 @@ def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) 
     """
     image, count = _check_image_shape(system, "image", image, n)
     mask = mask_for(system, known, count)
-    return checked_data(torch.where(mask > 0, image, 0), system.data_shape, system.decoder), mask
+    return system.checked(torch.where(mask > 0, image, 0)), mask
 
 
 def _check_image_shape(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:

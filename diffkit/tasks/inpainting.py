@@ -12,6 +12,7 @@ from torch import Tensor
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.system.call_options import JobOptions, shows_options
+from diffkit.system.codec import to_latents
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import Program, route_of
@@ -63,6 +64,11 @@ def inpaint(
         arXiv:2011.13456, appendix I.2. Soft masks: Levin & Fried 2023, arXiv:2306.00950, algorithm 1.
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
+    if (codec := system.parts.codec) is not None and not codec.elementwise:
+        raise OptionError(
+            f"{system.parts.label('codec')} mixes known and unknown values in latents; call diffkit.tasks.solve with "
+            "method=('dps', {'operator': diffkit.tasks.masked(known)})"
+        )
     image, mask = image_and_mask(system, image, known, n)
     job = system.prepare(len(image), **options)
     if route_of(job.parts.sampler, job.table) is not None:
@@ -73,13 +79,13 @@ def inpaint(
     program, first_step = job.restarting_program(runs), _first_steps(runs)
     batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
-    out = []
+    z, out = to_latents(system.parts, image), list[Tensor]()
     with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _InpaintingBatch(job, program, rows, image[part], mask[part])
+            painting = _InpaintingBatch(job, program, rows, z[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
-    return torch.cat(out)
+    return torch.where(mask, image, system.from_latents(torch.cat(out)))
 
 
 def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:

@@ -13,6 +13,7 @@ from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,
+    _codec,
     _coupling,
     _data,
     _decoder,

@@ -22,7 +22,7 @@ from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.weights_files import not_plain
 from diffkit.system.coupling import for_network
 from diffkit.system.saving import fits_json
-from diffkit.system.settings import decoder_of
+from diffkit.system.settings import bins_of
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
@@ -127,9 +127,9 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
             f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}",
             fix={"data_shape": tuple(data.shape)},
         )
-    if data.bins != bins_of(system):
-        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins_of(system))}"
-        yield Message(text, bins_advice(data, bins_of(system)))
+    if data.bins != (bins := bins_of(system.settings)):
+        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins)}"
+        yield Message(text, bins_advice(data, bins))
     if config.preview_every is not None and len(data.shape) != 3:
         yield problem(
             f"previews are of images, but the data has shape {tuple(data.shape)}", fix={"preview_every": UNSET}
@@ -338,11 +338,6 @@ def _labels_text(labels: Any) -> str:
 
 def _examples_text(batch: Batch) -> str:
     return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
-
-
-def bins_of(system: Trainable) -> int | None:
-    """Return the number of values that a system's data takes, or None if it is continuous."""
-    return decoder_of(system.settings).bins
 
 
 def _bins_text(bins: int | None) -> str:

@@ -63,6 +63,7 @@ class Trainable(Protocol):
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return "loss" and metrics, each (B,), given all randomness; see `System.loss_terms`."""

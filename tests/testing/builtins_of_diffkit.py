@@ -66,6 +66,12 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("hook", "gradient_norms"): [{}, {"patterns": ("*.bias", "*")}, {"depth": 1}],
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
+    ("codec", "standardize"): [
+        {},
+        {"per": "whole"},
+        {"mean": 0.5, "std": (0.5,)},
+        {"mean": (5, 6, 7), "std": (1, 2, 3)},
+    ],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     # measured errors belong to their model, so any but zero differ from what a table alone says

@@ -6,6 +6,7 @@ import pytest
 from lanes import some_by_default
 from mutants import (
     backbones,
+    codecs,
     couplings,
     data,
     decoders,
@@ -30,6 +31,7 @@ from diffkit.testing import checks_for, report
 
 _FILES = (
     backbones,
+    codecs,
     couplings,
     data,
     decoders,

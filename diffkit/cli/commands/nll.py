@@ -160,12 +160,14 @@ def _score(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
         if options.ode:
             flow = ode_data(saved.system, data, keep=keep, **shared, **_of_flow(options))
             among.rank_zero(lambda: _write_flow(flow, options, index))
+            among.rank_zero(lambda: _show_nats(saved, flow.nats.detach().cpu().numpy()))
         elif options.continuous:
             bound = continuous_data(saved.system, data, keep=keep, **shared, **_of_continuous(options))
             among.rank_zero(lambda: _write_continuous(bound, options))
         else:
             scores = score_data(saved.system, data, keep=keep, **shared, **_of_bound(options))
             among.rank_zero(lambda: _write_bound(scores, options))
+            among.rank_zero(lambda: _show_nats(saved, scores.nats))
 
 
 def _of_bound(options: Options) -> dict[str, Any]:
@@ -217,6 +219,13 @@ def _write_flow(flow: OdeLikelihood, options: Options, index: NDArray[np.int64])
     if options.out is not None:
         arrays = {name: getattr(flow, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
         save_npz(options.out, **arrays, index=index, meaning=flow.meaning)
+
+
+def _show_nats(saved: Saved, nats: NDArray[Any]) -> None:
+    """Print the result in nats too, where data is continuous and has a density."""
+    if saved.bins is None:
+        error = f" +- {nats.std(ddof=1) / len(nats) ** 0.5:.4f}" if len(nats) > 1 else ""
+        show(f"{nats.mean():.4f}{error} nats per example, minus the log-density in the units of the data")
 
 
 def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
