@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
+from diffkit.parts.backbones._context import Context, read_context
 from diffkit.parts.backbones._embedding import (
     SecondTimeEmbedding,
     TimeEmbedding,
@@ -60,6 +61,7 @@ class UNetNetwork(nn.Module):
         self_condition: bool = False,
     ):
         super().__init__()
+        self.context = layout.context
         self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
         self.self_condition = self_condition
@@ -82,6 +84,8 @@ class UNetNetwork(nn.Module):
         y: Tensor | None = None,
         low_res: Tensor | None = None,
         *,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Tensor:
@@ -92,6 +96,8 @@ class UNetNetwork(nn.Module):
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
             low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
+            context: Vectors to attend to, (B, L, context), or 0 for none; required exactly if the network reads them.
+            context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
             previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
@@ -101,9 +107,10 @@ class UNetNetwork(nn.Module):
         """
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
+        read = read_context(context, context_mask, self.context, x)
         values = self.width * math.prod(x.shape[2:])
         joined = self._join(join_previous(x, previous_x_start, self.self_condition), low_res)
-        return in_slices(self, self._evaluate, joined, emb, values)
+        return in_slices(self, self._evaluate, joined, emb, read, values)
 
     def features(
         self,
@@ -112,32 +119,35 @@ class UNetNetwork(nn.Module):
         y: Tensor | None = None,
         low_res: Tensor | None = None,
         *,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
         emb = embed_times(self.time_embed, self.time_to_embed, time, time_to, x)
         emb = add_labels(emb, self.label_emb, self.num_labels, y, x)
-        down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb)
-        h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
+        read = read_context(context, context_mask, self.context, x)
+        down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb, read)
+        h = middle = run(self.middle_block, down[-1], emb, read, recompute=self.checkpoint)
         up = []
         for block, skip in zip(self.output_blocks, reversed(down), strict=True):
-            h = run(block, torch.cat([h, skip], dim=1), emb, recompute=self.checkpoint)
+            h = run(block, torch.cat([h, skip], dim=1), emb, read, recompute=self.checkpoint)
             up.append(h)
         return Features(down, middle, up)
 
-    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
-        skips = self._down(x, emb)
-        h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
+    def _evaluate(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+        skips = self._down(x, emb, context)
+        h = run(self.middle_block, skips[-1], emb, context, recompute=self.checkpoint)
         for block in self.output_blocks:
-            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
+            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, context, recompute=self.checkpoint)
         out: Tensor = self.out(h)
         return out.contiguous()  # whatever memory format the layers have
 
-    def _down(self, h: Tensor, emb: Tensor) -> list[Tensor]:
+    def _down(self, h: Tensor, emb: Tensor, context: Context | None) -> list[Tensor]:
         skips = []
         for block in self.input_blocks:
-            h = run(block, h, emb, recompute=self.checkpoint)
+            h = run(block, h, emb, context, recompute=self.checkpoint)
             skips.append(h)
         return skips
 
