@@ -700,6 +700,10 @@ class ConditionalBackbone(Backbone):
         """
         return None
 
+    def context_width(self) -> int:
+        """Return the width of the vectors of the sequence ``context``, (B, L, width), that the network reads; or 0."""
+        return 0
+
 
 class TwoTimeBackbone(Backbone):
     """A recipe that can build a network of two times, ``forward(x, time, *, time_to, **conditions)``."""

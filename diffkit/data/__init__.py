@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data as Data
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scale_images as scale_images
+    from diffkit.data.encoded import Encoded as Encoded
     from diffkit.data.image_data import PictureData as PictureData
     from diffkit.data.iterables import from_iterable as from_iterable
     from diffkit.data.loading import as_data as as_data

@@ -17,7 +17,7 @@ from diffkit.data.first_examples import FirstExamples
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
-from diffkit.protocols import NO_CLASS, Composition
+from diffkit.protocols import NO_CLASS, Composition, ConditionalBackbone
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.weights_files import not_plain
 from diffkit.system.coupling import for_network
@@ -85,6 +85,7 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
             problems = [*_classifier_problems(classes, data, config, some)]
         else:
             problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, config, some)]
+            problems += _context_problems(system, some)
             problems = problems or [*_condition_problems(system, some), *_dropping_problems(system, config, some)]
         problems = problems or [*_unlabelled_problems(system, classes, data)]
         problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
@@ -281,6 +282,29 @@ def _low_res_problems(system: Trainable, config: TrainConfig, example: Batch) ->
         )
     else:
         yield f"the network reads low_res of {expected} channels, the data gives {found}; compose with that many"
+
+
+def _context_problems(system: Trainable, example: Batch) -> Iterator[str]:
+    """Yield a problem unless the context has the width that the network reads, if the network has a recipe."""
+    recipe = system.parts.backbone
+    if not isinstance(recipe, ConditionalBackbone):
+        return
+    expected, context = recipe.context_width(), example.conditions.get("context")
+    found = context.shape[-1] if isinstance(context, Tensor) and context.ndim == 3 else 0
+    if not expected and context is not None and _has_option(system, "context"):
+        yield problem(
+            f"the data gives a context of width {found}, but the network reads none; load the data without",
+            fix={"context": found},
+        )
+    elif expected and context is None:
+        yield problem(
+            f"the network reads a context of width {expected}, but the data gives none; wrap it in "
+            "diffkit.data.Encoded(data, texts, encode)",
+            fix={"context": UNSET},
+        )
+    elif expected and found != expected:
+        what = f"of width {found}" if found else "that is not (L, width) for each example"
+        yield f"the network reads a context of width {expected}, the data gives one {what}; compose with that width"
 
 
 def batch_problems(batch: Batch, data: Data, classes: AcceptedLabels) -> Iterator[str]:

@@ -133,12 +133,15 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         SMALL_UNET | dict(num_classes=3, null_class=True, dropout=0.1, num_heads_upsample=1, num_res_blocks=1),
         SMALL_UNET
         | dict(low_res_channels=3, low_res_level=True, checkpoint=True, attention_resolutions=(), num_res_blocks=1),
+        SMALL_UNET | dict(checkpoint=True, attention_resolutions=(), num_res_blocks=1, context=3),
     ],
     ("backbone", "dit"): [
         SMALL_DIT,
         SMALL_DIT | dict(patch=4, mlp_ratio=2.0, num_classes=3, times=2, self_condition=True),
         SMALL_DIT
-        | dict(size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1),
+        | dict(
+            size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1, context=5
+        ),
     ],
     ("data", "photographs"): [
         {"size": 200},

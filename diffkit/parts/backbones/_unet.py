@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
+from diffkit.parts.backbones._context import Context, read_context
 from diffkit.parts.backbones._embedding import (
     SecondTimeEmbedding,
     TimeEmbedding,
@@ -64,6 +65,7 @@ class UNetNetwork(nn.Module):
         low_res_level: bool = False,
     ):
         super().__init__()
+        self.context = layout.context
         self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
         self.self_condition = self_condition
@@ -88,6 +90,8 @@ class UNetNetwork(nn.Module):
         low_res: Tensor | None = None,
         *,
         low_res_level: Tensor | None = None,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Tensor:
@@ -99,6 +103,8 @@ class UNetNetwork(nn.Module):
             y: Class labels, (B,) integers; required exactly if the network has classes.
             low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
             low_res_level: Level of the noise on low_res, (B,) from 0 to 1; 0 by default. For a network that reads it.
+            context: Vectors to attend to, (B, L, context), or 0 for none; required exactly if the network reads them.
+            context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
             previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
@@ -107,9 +113,10 @@ class UNetNetwork(nn.Module):
             OptionError: A condition is missing, not accepted or of the wrong shape.
         """
         emb = self._embed(x, time, y, low_res_level, time_to)
+        read = read_context(context, context_mask, self.context, x)
         values = self.width * math.prod(x.shape[2:])
         joined = self._join(join_previous(x, previous_x_start, self.self_condition), low_res)
-        return in_slices(self, self._evaluate, joined, emb, values)
+        return in_slices(self, self._evaluate, joined, emb, read, values)
 
     def features(
         self,
@@ -119,16 +126,19 @@ class UNetNetwork(nn.Module):
         low_res: Tensor | None = None,
         *,
         low_res_level: Tensor | None = None,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
         emb = self._embed(x, time, y, low_res_level, time_to)
-        down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb)
-        h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
+        read = read_context(context, context_mask, self.context, x)
+        down = self._down(self._join(join_previous(x, previous_x_start, self.self_condition), low_res), emb, read)
+        h = middle = run(self.middle_block, down[-1], emb, read, recompute=self.checkpoint)
         up = []
         for block, skip in zip(self.output_blocks, reversed(down), strict=True):
-            h = run(block, torch.cat([h, skip], dim=1), emb, recompute=self.checkpoint)
+            h = run(block, torch.cat([h, skip], dim=1), emb, read, recompute=self.checkpoint)
             up.append(h)
         return Features(down, middle, up)
 
@@ -143,18 +153,18 @@ class UNetNetwork(nn.Module):
             raise OptionError("low_res_level was given, but the network reads none; build with low_res_level=True")
         return add_labels(emb, self.label_emb, self.num_labels, y, x)
 
-    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
-        skips = self._down(x, emb)
-        h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
+    def _evaluate(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+        skips = self._down(x, emb, context)
+        h = run(self.middle_block, skips[-1], emb, context, recompute=self.checkpoint)
         for block in self.output_blocks:
-            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
+            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, context, recompute=self.checkpoint)
         out: Tensor = self.out(h)
         return out.contiguous()  # whatever memory format the layers have
 
-    def _down(self, h: Tensor, emb: Tensor) -> list[Tensor]:
+    def _down(self, h: Tensor, emb: Tensor, context: Context | None) -> list[Tensor]:
         skips = []
         for block in self.input_blocks:
-            h = run(block, h, emb, recompute=self.checkpoint)
+            h = run(block, h, emb, context, recompute=self.checkpoint)
             skips.append(h)
         return skips
 

@@ -51,6 +51,8 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
         low_res_channels: Channels of a smaller image ``low_res`` which is enlarged to the size of the data and read
             along with it; for super-resolution. 0 for none.
+        context: Width of the vectors of a sequence ``context``, such as an encoded text, that the network attends to
+            wherever it attends to itself; 0 for none. Weights of a network without it load, and compute what they did.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         groups: Groups of every group norm; divides every level's width. The published networks have 32.
         times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
@@ -78,6 +80,7 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
     num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
     low_res_channels: int = integer(0, ge=0)
+    context: int = integer(0, ge=0)
     checkpoint: bool = flag(False)
     groups: int = integer(32, ge=1)
     times: int = integer(1, ge=1, le=2)
@@ -123,8 +126,12 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         return [Message(f"{label}: ", each) for each in self._layout(composition.data_shape).problems()]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
-        """Return the null class."""
-        return null_conditions(self.num_classes, self.null_class)
+        """Return the null class, and the empty context."""
+        return null_conditions(self.num_classes, self.null_class, self.context)
+
+    def context_width(self) -> int:
+        """Return the width of the vectors of the context."""
+        return self.context
 
     def count_classes(self) -> int:
         """Return the number of classes."""
@@ -140,7 +147,7 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         return attrs.evolve(there, attention_resolutions=tuple(size for size, attends in sizes if attends and size))
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
-        """Return the network, ``forward(x, time, y=None, low_res=None)``."""
+        """Return the network, ``forward(x, time, y=None, low_res=None, *, context=None, context_mask=None)``."""
         layout = self._layout(data_shape)
         refuse(layout.problems())
         from diffkit.parts.backbones._normalize import laid_out

@@ -103,5 +103,3 @@ def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **cal
     expected = theirs(made, steps, x, model, **calls)
     found = mine(reading, steps, x, 0, model)
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-
-

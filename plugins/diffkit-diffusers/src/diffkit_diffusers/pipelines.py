@@ -86,9 +86,7 @@ def write_pipeline(system: diffkit.System, folder: str | Path, *, sampler: Slot 
         raise OptionError("\n  ".join(["this system cannot be written as a pipeline of diffusers:", *problems]))
     name = config.pop("_class_name", None)
     scheduler = (
-        DiffkitScheduler.from_system(system, sampler=sampler)
-        if name is None
-        else getattr(diffusers, name)(**config)
+        DiffkitScheduler.from_system(system, sampler=sampler) if name is None else getattr(diffusers, name)(**config)
     )
     pipeline = diffusers.DDIMPipeline if name == "DDIMScheduler" else diffusers.DDPMPipeline
     assert isinstance(system.network, LabelledNetwork)

@@ -271,7 +271,8 @@ SCHEDULERS: dict[str, Scheduler] = {
             )
             + tuple(
                 Solver(
-                    "unipc", {"solver_order": k, "solver_type": kind, "lower_order_final": True},
+                    "unipc",
+                    {"solver_order": k, "solver_type": kind, "lower_order_final": True},
                     {"estimates": k, "variant": kind},
                 )
                 for k in (1, 2)
@@ -305,9 +306,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "HeunDiscreteScheduler", {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False}, (Solver("heun"),)
         ),
-        Scheduler(
-            "LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False}),)
-        ),
+        Scheduler("LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False}),)),
         Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2"),)),
         Scheduler(
             "KDPM2AncestralDiscreteScheduler",
@@ -358,6 +357,13 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 SCALES_INPUT = frozenset(
     f"{name}Scheduler"
-    for name in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "DPMSolverSDE")
+    for name in (
+        "EulerDiscrete",
+        "EulerAncestralDiscrete",
+        "HeunDiscrete",
+        "LMSDiscrete",
+        "KDPM2Discrete",
+        "DPMSolverSDE",
+    )
 ) | {"KDPM2AncestralDiscreteScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 """Classes whose states are x / alpha: the unconditional pipelines of diffusers neither start there nor scale the input."""

@@ -14,7 +14,7 @@ from diffkit.registry.resolve import resolve_several
 from diffkit.spacing import spacing_part
 from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.reading import MEANS, SIGMAS, TINY, VARIANCES
-from diffkit_diffusers.schedulers import SCHEDULERS, Config, Scheduler
+from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler
 from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
 
 
@@ -107,7 +107,9 @@ class _Writer:
         elif self.system.parts.var.extra_outputs:
             self.problems.append(f"{record.name} has no learned variance, but var is {var!r}; pass sampler=")
         elif record.name == "DDPMScheduler":
-            self.problems.append(f"var {var!r} is none of {', '.join(dict.fromkeys(VARIANCES.values()))}; pass sampler=")
+            self.problems.append(
+                f"var {var!r} is none of {', '.join(dict.fromkeys(VARIANCES.values()))}; pass sampler="
+            )
 
     def _write_clipping(self, record: Scheduler) -> None:
         settings = self.system.settings
