@@ -96,7 +96,10 @@ def test_guidance_that_is_not_shared(system, kind):
         return -x.square().flatten(1).sum(1)
 
     other = row_wise_system().network
-    guidance = {"gradient": ("gradient", {"log_prob": log_prob}), "autoguidance": ("autoguidance", {"model": other, "scale": 2.0})}
+    guidance = {
+        "gradient": ("gradient", {"log_prob": log_prob}),
+        "autoguidance": ("autoguidance", {"model": other, "scale": 2.0}),
+    }
     given = {"sampler": "dpmpp_2s", "steps": 4, "seed": 1, "guidance": guidance[kind]}
     with Loop(system) as loop:
         plain = loop.submit(2, steps=6, seed=0)
