@@ -647,6 +647,13 @@ class MultistageSampler(Sampler):
         return None
 
 
+class EarlyNoiseSampler(Sampler):
+    """A sampler that adds noise before it evaluates the network, so that x_s is not normal given x_t and the state.
+
+    The steps of all other stochastic samplers are normal: their noise comes after the last evaluation.
+    """
+
+
 class RoutedSampler(Sampler):
     """A sampler that orders its steps in its own way, such as one that goes back up."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any, TypedDict, TypeVar, cast
 
@@ -93,11 +94,14 @@ class SampleOptions(JobOptions, total=False):
         batch_size: Number of samples made at a time; all at once by default.
         start: Data at level T to start from, (n, C, *S); noise by default.
         progress: Show a bar with an ETA on standard error.
+        resume: A file in which an interrupted call (Ctrl-C, an error) leaves its state; the same call then goes on
+            from it, to the bit. Removed once all samples are made.
     """
 
     batch_size: int | None
     start: Tensor | None
     progress: bool
+    resume: str | Path | None
 
 
 _OPTIONS: dict[type, frozenset[str]] = {

@@ -55,6 +55,7 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
+from diffkit.system.interruption import sample_resumably
 from diffkit.system.learned import FrozenModules, Trained, check_no_clash
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.objective import Objective
@@ -324,11 +325,13 @@ class System(nn.Module):
             DivergedError: No sample is finite. Checked on the CPU only; if some are finite, a warning is logged.
         """
         job = self._prepared(n, options, conditions_in(options, SampleOptions))
-        start = job.checked_start(options.get("start"))
+        start, resume = job.checked_start(options.get("start")), options.get("resume")
         program, batches, out = job.program(), job.batches(options.get("batch_size")), []
         total, show = len(batches) * program.num_steps, options.get("progress", True)
         with job.running(f"sampling {n}", total, show) as advance:
-            for rows in batches:
+            if resume is not None:
+                out = sample_resumably(job, program, batches, start, Path(resume), advance)
+            for rows in batches if resume is None else ():
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
                 out.append(self.from_latents(job.finish(program, rows, x, noise_fn, advance)))
@@ -339,18 +342,24 @@ class System(nn.Module):
 
     @shows_options(JobOptions)
     def trajectory(
-        self, n: int, *, start: Tensor | None = None, **options: Unpack[JobOptions]
+        self,
+        n: int,
+        *,
+        start: Tensor | None = None,
+        after: TrajectoryPoint | None = None,
+        **options: Unpack[JobOptions],
     ) -> Iterator[TrajectoryPoint]:
         """Yield a `TrajectoryPoint` after every step of sampling n examples.
 
         Args:
             n: Number of examples.
             start: As in `sample`.
+            after: A point of an earlier call with the same arguments, to go on from; to the bit if seeded.
             options: Those of `diffkit.system.call_options.JobOptions`.
             conditions: As in `sample`.
         """
         job = self.prepare(n, **options)
-        return job.points(job.checked_start(start))
+        return job.points(job.checked_start(start), after)
 
     def sample_from(
         self,

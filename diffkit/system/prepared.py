@@ -26,6 +26,7 @@ from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
+from diffkit.system.points import check_point, placed
 from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
     Program,
@@ -176,6 +177,11 @@ class SamplingJob:
             raise OptionError(f"start is not finite: {examples_hold(rows)}")
         return found
 
+    def checked_point(self, point: Any, program: Program) -> TrajectoryPoint:
+        """Return a point of this job's program on its device; see `diffkit.system.points.check_point`."""
+        check_point(point, program, (self.n, *self.parts.data_shape))
+        return placed(point, self.device)
+
     def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:
         """Return data at level T: noise, or the examples' share of ``start``, (n, C, *S).
 
@@ -184,14 +190,20 @@ class SamplingJob:
         noise = noise_fn() * float(self.table.total_std[-1])
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
-    def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:
-        """Yield a `TrajectoryPoint` after every step of one batch; networks are in eval mode within steps only."""
+    def points(self, start: Tensor | None = None, after: TrajectoryPoint | None = None) -> Iterator[TrajectoryPoint]:
+        """Yield a `TrajectoryPoint` after every step of one batch; networks are in eval mode within steps only.
+
+        Args:
+            start: Data at level T; noise by default.
+            after: The point to go on from.
+        """
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
         program = self.program()
         step_fn = self.step_fn(program, self.denoiser(rows), x, with_denoised=True)
-        steps = program.run(self.denoisers(program, rows), x, noise_fn, step_fn)
+        after = None if after is None else self.checked_point(after, program)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, step_fn, after)
         modules = modules_of(self.system, *self.networks())
         while True:
             with eval_mode_of(modules):

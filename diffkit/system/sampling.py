@@ -42,12 +42,14 @@ class TrajectoryPoint:
         level: Level of x in the table; the one below, where it lies between two.
         x: Data there, (B, C, *S).
         x_start: The estimate of clean data used by the step, (B, C, *S).
+        state: The sampler's; with x, all that the steps after this one need.
     """
 
     step: int
     level: int
     x: Tensor
     x_start: Tensor
+    state: State = ()
 
 
 class TimeOfRows:
@@ -176,7 +178,12 @@ class Program:
         return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
-        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, step_fn: StepFn | None = None
+        self,
+        denoise: Denoisers,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        step_fn: StepFn | None = None,
+        after: TrajectoryPoint | None = None,
     ) -> Iterator[TrajectoryPoint]:
         """Run all steps from x and yield a `TrajectoryPoint` after each.
 
@@ -185,20 +192,23 @@ class Program:
             x: Data at the level the first step starts from.
             noise_fn: Called once a step; None only for a deterministic sampler.
             step_fn: `step_with_denoised`, or its compiled form.
+            after: The point to go on from, in place of x; the noise of the steps before it is drawn once more.
         """
         step_fn = step_fn or step_with_denoised
         with torch.inference_mode(False), torch.no_grad():
-            x = ordinary(x)
-            state = self.sampler.init(x)
+            x, state = (ordinary(x), self.sampler.init(x)) if after is None else ordinary((after.x, after.state))
+        done = 0 if after is None else after.step
         for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
             noise = self.noise(noise_fn)
+            if i < done:
+                continue
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
             ):  # inside the step only, so that no mode leaks to the caller between yields
                 x, state, x_start = step_fn(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory returns its estimate"
-            yield TrajectoryPoint(i + 1, self.levels[i], x, x_start)
+            yield TrajectoryPoint(i + 1, self.levels[i], x, x_start, state)
 
     def finish(
         self,

@@ -7,6 +7,7 @@
     inversion = tasks.invert(system, image, steps=50); inversion.error
     between = tasks.interpolate(system, a, b, 7)
     found = tasks.sample_adaptive(system, 16, rtol=0.01); found.samples
+    path = tasks.rollout(system, 16, steps=20, seed=0); tasks.log_prob(path).total
 
 All take the spacing, guidance and conditions of `System.sample`, and its sampler and seed where they apply. Results
 are a function of the seed and the example's index alone. Arguments are checked before any work.
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from diffkit.tasks.inversion import invert as invert
     from diffkit.tasks.inversion import reconstruct as reconstruct
     from diffkit.tasks.reflow import reflow_pairs as reflow_pairs
+    from diffkit.tasks.rollouts import Rollout as Rollout
+    from diffkit.tasks.rollouts import rollout as rollout
+    from diffkit.tasks.step_densities import StepDensities as StepDensities
+    from diffkit.tasks.step_densities import log_prob as log_prob
     from diffkit.tasks.super_resolution import super_resolve as super_resolve
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -17,7 +17,7 @@ from diffkit.parts.samplers._singlestep import (
     trapezoid_plan,
     trapezoid_step,
 )
-from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
+from diffkit.protocols import Denoise, EarlyNoiseSampler, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.table import Steps
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("churn")
 @frozen
-class Churn(MultistageSampler):
+class Churn(EarlyNoiseSampler, MultistageSampler):
     """``rho_u = (1 + gamma) rho_t``: noise from t up to u, then a step from u to s; ``rho = sigma / alpha``.
 
     ``gamma = min(s_churn / n, sqrt(2) - 1)`` where s_tmin <= rho_t <= s_tmax, else 0; n is the number of steps. Two
