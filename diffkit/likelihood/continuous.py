@@ -23,7 +23,7 @@ from diffkit.protocols import LearnedSchedule, Level, Model
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.publishing import save_npz
 from diffkit.system.bound import prior_bits, rows_at_a_time
-from diffkit.system.checks import checked_data
+from diffkit.system.codec import check_likelihood, to_latents, volume_bits
 from diffkit.system.coefficients import continuous_path
 from diffkit.system.conditions import check_unused
 from diffkit.system.module import System
@@ -136,23 +136,26 @@ def continuous_bound(
             f"{system.parts.label('schedule')} with {system.parts.label('mean')}; use schedule='log_linear' or "
             "'monotone', and levels of the table otherwise"
         )
-    x_start = checked_data(x_start, system.data_shape, system.decoder).to(system.device)
+    check_likelihood(system.parts)
+    x_start = system.checked(x_start).to(system.device)
     job = system.prepare(len(x_start), steps=None, guidance=None, seed=seed, clip=clip, model=model, **conditions)
     check_unused(job.model, conditions, "sampler", "compile")
     index = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(index) != len(x_start):
         raise OptionError(f"indices must have one entry for each example, got {len(index)}")
+    z, volume = to_latents(system.parts, x_start), volume_bits(system.parts, x_start)
     estimate = _Estimate(system, job, count, rows_at_a_time(rows_per_call, system.device))
     seeds = [None] * len(index) if seed is None else seeds_of(check_integer("seed", seed, ge=0), index)
     found = []
     with eval_mode(system, *job.networks()):
         for i, own in enumerate(seeds):
-            found.append(estimate(x_start[i : i + 1], i, own))
+            found.append(estimate(z[i : i + 1], i, own))
             if progress is not None:
                 progress(count + 1)
     terms, decoder = (torch.stack(each).double().cpu().numpy() for each in zip(*found, strict=True))
     variance = _variance(terms)
-    prior = prior_bits(system.table, x_start).double().cpu().numpy()
+    decoder = decoder + np.asarray(volume.double().cpu() if isinstance(volume, Tensor) else volume)
+    prior = prior_bits(system.table, z).double().cpu().numpy()
     error = np.sqrt(variance / count)
     return ContinuousBound(terms.mean(1), error, decoder, prior, variance, np.array(index, dtype=np.int64), count)
 
