@@ -29,7 +29,8 @@ def described(guidance: Guidance | None) -> str | None:
     networks = () if guidance is None else networks_of([guidance])
     if not networks:
         return None if guidance is None else repr(guidance)
-    values = {field.name: getattr(guidance, field.name) for field in attrs.fields(type(guidance))}  # type: ignore[arg-type]  # every guidance is an attrs class
+    fields = [field for field in attrs.fields(type(guidance)) if field.init]  # type: ignore[arg-type]  # every guidance is an attrs class
+    values = {field.name: getattr(guidance, field.name) for field in fields}
     options = ", ".join(f"{name}={_weights(v) if v in networks else repr(v)}" for name, v in values.items())
     return f"{type(guidance).__name__}({options})"
 

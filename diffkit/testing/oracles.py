@@ -220,7 +220,7 @@ class MixtureOracle:
         return Prediction(self.x_start(x, level.alpha, level.sigma), None)
 
     def _log_weights(self) -> Tensor:
-        return torch.log(self.weights / self.weights.sum())
+        return torch.log(self.weights / self.weights.sum(-1, keepdim=True))
 
     def _shares(self, log_density: Tensor) -> Tensor:
         return torch.softmax(self._log_weights().to(log_density) + log_density, 1)
@@ -247,6 +247,11 @@ class LabelledMixtureOracle:
         """Return the distribution of data with a label."""
         own = self.labels == label
         return MixtureOracle(self.mixture.weights[own], self.mixture.means[own], self.mixture.std)
+
+    def given_rows(self, y: Tensor) -> MixtureOracle:
+        """Return the distribution of rows with a label each, (B,); N is that of all labels."""
+        own = (self.labels == y[:, None]) | (y[:, None] == self.num_classes)
+        return MixtureOracle(self.mixture.weights.where(own, 0), self.mixture.means, self.mixture.std)
 
     def log_class_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
         """Return ``log p(y | x_t)`` of every label, (B, N)."""
@@ -381,29 +386,30 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
         system: As `diffkit.compose` returns.
         table: The table in use, if it is not the training table.
     """
+    output = _output_of(system, table)
+    return lambda x, time, **conditions: output(oracle, x, time)
+
+
+def labelled_network_of(oracle: LabelledMixtureOracle, system: Any, table: Any = None) -> Callable[..., Tensor]:
+    """Return an oracle as a network ``model(x, time, y)``, with the label N for "no class"; see `network_of`."""
+    output = _output_of(system, table)
+    return lambda x, time, y: output(oracle.given_rows(y), x, time)
+
+
+def _output_of(system: Any, table: Any) -> Callable[[Oracle, Tensor, Tensor], Tensor]:
+    """What an oracle's network returns for x and time."""
     columns = level_coefficients(system.parts, table or system.table)
     rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in LEVEL}
     extra = system.parts.var.extra_outputs
 
-    def model(x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+    def output(oracle: Oracle, x: Tensor, time: Tensor) -> Tensor:
         k = (time.double()[:, None] - rows["time"]).abs().argmin(1)
         at = {name: row[k].view(-1, *(1,) * (x.ndim - 1)) for name, row in rows.items()}
         x_t = x.double() / at["c_in"]
         out = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
         return torch.cat([out, *[torch.zeros_like(out)] * extra], 1).to(x.dtype)
 
-    return model
-
-
-def labelled_network_of(oracle: LabelledMixtureOracle, system: Any, table: Any = None) -> Callable[..., Tensor]:
-    """Return an oracle as a network ``model(x, time, y)``, with the label N for "no class"; see `network_of`."""
-    each = (*map(oracle.given, range(oracle.num_classes)), oracle.mixture)
-    networks = [network_of(one, system, table) for one in each]
-
-    def model(x: Tensor, time: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([network(x, time) for network in networks])[y, torch.arange(len(x))]
-
-    return model
+    return output
 
 
 def _one_for_each(value: Number, x: Tensor) -> Number:

@@ -48,6 +48,13 @@ def _unet(room: Path) -> None:
     )
 
 
+def _two_stages(room: Path) -> None:
+    _unet(room)
+    small = {"channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "attention_resolutions": (), "dropout": 0.0}
+    up = ("unet", {**small, "low_res_channels": 1})
+    diffkit.compose(schedule="cosine", backbone=up, data_shape=(1, 16, 16), num_steps=6).save(room / "up")
+
+
 def _pictures(room: Path, count: int = 3, folder: str = "pictures", channels: int = 1) -> None:
     from PIL import Image
 
@@ -158,6 +165,7 @@ def commands() -> dict[str, Command]:
         ),
         Command("report", ("report", "run", "-n", "0", "--out", "page.html"), _points_run),
         Command("average", ("average", "run", "--rate", "0.99", "--out", "averaged"), _points_run),
+        Command("cascade", ("cascade", "system", "up", "--out", "cascaded"), _two_stages),
         Command("export_pt", ("export", "system", "--to", "weights.pt"), _unet),
         Command("export_safetensors", ("export", "system", "--to", "weights.safetensors"), _unet),
         Command(

@@ -243,6 +243,17 @@ def test_guidance_stays_on_the_device(gpu, name):
     assert system.sample(2, guidance=GUIDANCE[name](system), y=[1, 2], steps=3, progress=False).device == GPU
 
 
+def test_a_cascade_stays_on_the_device(gpu):
+    up = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 4, "attention_resolutions": ()}
+    up |= {"low_res_channels": 3, "low_res_level": True}
+    large = diffkit.compose(
+        schedule="cosine", num_steps=4, backbone=("unet", up), data_shape=(3, 8, 8), device=GPU
+    ).eval()
+    cascade = diffkit.Cascade([system_of(MLP), large], noise=0.2)
+    made = list(cascade.each_stage(2, y=[1, 2], seed=0, batch_size=1, progress=False))
+    assert [each.device for each in made] == [GPU, GPU] and made[1].shape == (2, 3, 8, 8)
+
+
 METHODS = {
     "mmps": lambda operator: MMPS(operator, noise_std=0.1, iterations=2),
     "pigdm": lambda operator: PiGDM(operator, iterations=2),
