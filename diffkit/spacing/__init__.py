@@ -155,7 +155,7 @@ def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     return problem(
         "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
         "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of "
-        "steps",
+        "steps, or ':exact' behind the name for Karras' noise levels themselves",
         option="steps",
         value=steps,
     )
