@@ -50,7 +50,7 @@ class PNDM(RoutedSampler, MultistageSampler):
         """Return log_snr of the evaluation of each move, (n, 1): at t, and at s of the first step's second move."""
         if self.start == "short":
             return None
-        return np.where(_is_second(steps), steps.s.log_snr, steps.t.log_snr)[:, None]
+        return np.asarray(np.where(_is_second(steps), steps.s.log_snr, steps.t.log_snr))[:, None]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and of the earlier estimates of eps."""
@@ -110,4 +110,5 @@ def _is_second(steps: Steps) -> NDArray[np.bool_]:
     """Which moves go the way of the first step again, (n,) bool: the second, or none."""
     found = np.arange(steps.num_steps) == 1
     t, s = steps
-    return found & (t.log_snr[:1] == t.log_snr[1:2]).all() & (s.log_snr[:1] == s.log_snr[1:2]).all()
+    again = np.array_equal(t.log_snr[:1], t.log_snr[1:2]) and np.array_equal(s.log_snr[:1], s.log_snr[1:2])
+    return np.asarray(found & again)
