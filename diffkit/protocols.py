@@ -642,7 +642,8 @@ class MultistageSampler(Sampler):
         On a continuous schedule the network is evaluated exactly there. On a discrete one, or with a mean that is
         defined at levels only, it is evaluated at the nearest level of the training table strictly between the step's
         ends, or, for a node on the far side of t, beyond t (at t itself if there is none). A node may be at t itself,
-        also where its log_snr is infinite. `plan` then receives the nodes that are used.
+        also where its log_snr is infinite, or at s unless that is clean data. `plan` then receives the nodes that are
+        used.
         """
         return None
 

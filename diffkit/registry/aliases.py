@@ -79,6 +79,8 @@ ALIASES: dict[str, dict[str, str]] = {
         "dpmpp_2s": "dpm_solver_singlestep",
         "dpmpp_2s_ancestral": "dpmpp_2s_a",
         "dpmpp_sde": "dpm_solver_sde",
+        "rk4": "runge_kutta runge_kutta_4 rk",
+        "sa_solver": "stochastic_adams",
         "sde_dpmpp_2m": "dpmpp_2m_sde sde_dpm_solver++",
         "sde_dpmpp_3m": "dpmpp_3m_sde",
         "diffkit-diffusers:diffusers_ddim": "diffusers_ddim",

@@ -26,7 +26,7 @@ A spacing is None (all), a count, a list of levels, a part of `diffkit.parts.spa
 Those from "time20" on use the noise levels of the table. Where two of the computed levels coincide, the next free one
 is used, so a spacing always has the given number of levels. An exact one visits noise levels between those of the
 table, and the network's time is interpolated in log-SNR (`diffkit.table.interpolate`); it is for sampling, and for the
-bound of such a chain. ("sigmas", {"values": [14.6, 2.7, 0.5]}) are values of your own.
+bound of such a chain. ("sigmas", {"values": [14.6, 2.7]}), or "sigmas:values=14.6,2.7", are values of your own.
 
 `nearest` turns noise levels of your own, given as sigma / alpha, into a list of levels.
 `diffkit.spacing.optimal` finds the levels with the best variational bound from one measurement of a trained model.
@@ -155,7 +155,7 @@ def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     return problem(
         "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
         "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of "
-        "steps",
+        "steps, or ':exact' behind the name for Karras' noise levels themselves",
         option="steps",
         value=steps,
     )
@@ -266,6 +266,8 @@ def _name_and_count(head: str) -> tuple[str | None, int | None]:
 
 
 def _value(text: str) -> Any:
+    if "," in text:
+        return tuple(_value(one) for one in text.split(","))
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):

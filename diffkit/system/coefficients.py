@@ -306,7 +306,12 @@ def rate_coefficients(level: NamedColumns) -> dict[str, F64]:
 
 
 def node_coefficients(
-    parts: Composition, table: ProcessTable, steps: Steps, log_snr: F64, start: Mapping[str, F64]
+    parts: Composition,
+    table: ProcessTable,
+    steps: Steps,
+    log_snr: F64,
+    start: Mapping[str, F64],
+    end: Mapping[str, F64],
 ) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
     """Columns of `Level` at nodes within steps, and their coefficients.
 
@@ -315,7 +320,7 @@ def node_coefficients(
         table: The table in use.
         steps: The steps.
         log_snr: Of each node, (n, m).
-        start: Columns of the levels that the steps start from, (n,) each.
+        start, end: Columns of the levels that the steps start from and go to, (n,) each.
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
@@ -323,7 +328,7 @@ def node_coefficients(
     found = []
     for column in log_snr.T:
         if path is None:
-            node = _nearest_level(parts, steps, column, start)
+            node = _nearest_level(parts, steps, column, start, end)
         else:
             node = _continuous_node(parts.mean, path, steps, column, start)
         found.append(node | {BARE: np.zeros(len(column))})
@@ -347,10 +352,12 @@ def _continuous_node(
     return {name: np.where(at_start, start[name], column) for name, column in found}
 
 
-def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+def _nearest_level(
+    parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64], end: Mapping[str, F64]
+) -> dict[str, F64]:
     """Columns of the nearest training level in log_snr: strictly between each step's ends, or beyond its start.
 
-    Where there is no such level, those of the step's start.
+    Where there is no such level, those of the step's start; at the step's end, its own.
     """
     table = parts.table
     known = table.log_snr[None, 1:]
@@ -366,7 +373,9 @@ def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mappin
     nearest = np.argmin(np.where(allowed, distance, np.inf), axis=1)
     columns = dict(zip(LEVEL, (*table.at(), *scalings(parts.mean, table), table.time), strict=True))
     found = allowed.any(axis=1)
-    return {name: np.where(found, column[nearest + 1], start[name]) for name, column in columns.items()}
+    at_end = (log_snr == steps.s.log_snr) & (log_snr != steps.t.log_snr) & np.isfinite(log_snr)
+    inside = {name: np.where(found, column[nearest + 1], start[name]) for name, column in columns.items()}
+    return {name: np.where(at_end, end[name], column) for name, column in inside.items()}
 
 
 def transition_coefficients(table: ProcessTable) -> dict[str, F64]:

@@ -13,7 +13,7 @@ Order of operations, which every sampler, the bound and every task share:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from attrs import field, frozen
@@ -200,8 +200,7 @@ class Denoiser:
                 if self.acting[i]:
                     prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
         if self.keeps_unclipped:
-            kept: Any = UnclippedPrediction(*prediction, unclipped)
-            return kept
+            return cast("Prediction", UnclippedPrediction(*prediction, unclipped))
         return prediction
 
     def _evaluate(

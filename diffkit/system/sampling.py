@@ -505,11 +505,12 @@ def _blocks(
     """
     log_snr = nodes_of(sampler, steps)
     start = {name: c[from_rows] for name, c in levels.items()}
-    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, table, steps, log_snr, start)
+    end = {name: c[to_rows] for name, c in levels.items()}
+    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, table, steps, log_snr, start, end)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
-    blocks: dict[str, NamedColumns] = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
+    blocks: dict[str, NamedColumns] = {"t": start, "s": end}
     return blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan}
 
 

@@ -61,6 +61,15 @@ def test_a_start_below_the_last_level_is_reported(
     assert ("note: sampling starts at level" in found.err) == said
 
 
+def test_noise_between_levels_and_an_end_at_level_1(command: Command, saved: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    options = ("--steps", "karras4:exact", "--final", "sigma_min", "--sampler", "dpmpp_2m")
+    found = command("sample", saved, "-n", 1, *options, "--out", out, "--format", "npz")
+    assert found.code == 0 and "note:" not in found.err
+    again = command("sample", saved, "-n", 1, *options[:2], "--out", out, "--format", "npz")
+    assert again.code and "final" in again.err
+
+
 def test_karras_levels_on_a_preserving_path_are_remarked_on(command: Command, saved: Path, tmp_path: Path):
     found = command("sample", saved, "-n", 1, "--steps", "karras4", "--out", tmp_path / "out", "--format", "npz")
     assert found.code == 0 and "note: steps='karras4' is made for variance-exploding paths" in found.err

@@ -47,7 +47,7 @@ def test_every_option_of_a_part_is_explained(kind: str, name: str):
 
 
 def test_an_option_has_its_default_and_bounds():
-    (eta,) = options.options_of(registry("sampler").get("ddim"))
+    eta, _ = options.options_of(registry("sampler").get("ddim"))
     assert (eta.name, eta.kind, eta.default, eta.allowed) == ("eta", "float", "0.0", "≥ 0, ≤ 1")
 
 

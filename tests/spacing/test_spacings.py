@@ -188,6 +188,7 @@ def test_the_published_grids_are_near_their_published_timesteps():
     for name, timesteps in published.items():
         found = np.array(grid(name, scaled_linear()))[::-1]
         assert np.abs(found - 1 - timesteps).max() <= 2, (name, found)
+        assert list(grid(f"{name}_timesteps", scaled_linear())) == [t + 1 for t in timesteps[::-1]]
     assert set(published) < set(GRIDS)
 
 

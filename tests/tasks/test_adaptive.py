@@ -39,7 +39,7 @@ def test_the_error_follows_the_tolerances(solver, solution):
         errors.append(float((found.samples - solution).abs().max()))
         counts.append(found.evaluations)
         assert np.all(np.diff(found.log_snr) > 0) and f"{found.evaluations} evaluations" in str(found)
-    assert errors[1] < errors[0] / 5 and errors[0] < 0.1 and counts[0] < counts[1], (errors, counts)
+    assert errors[1] < errors[0] / 5 and errors[0] < 0.2 and counts[0] < counts[1], (errors, counts)
 
 
 def test_it_starts_without_signal_and_ends_where_the_grid_does():

@@ -110,6 +110,11 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"s_noise": 1.01},
     ],
     ("sampler", "dpmpp_sde"): [{}, {"eta": 0.5, "r": 0.3}, {"s_noise": 1.01}],
+    ("sampler", "sa_solver"): [
+        {},
+        {"estimates": 2, "tau": 0.0, "lower_order_long": False},
+        {"estimates": 1, "tau": 0.5, "s_tmin": 0.0, "s_tmax": 100.0, "corrected": False},
+    ],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
     ("sampler", "unipc"): [
         {},

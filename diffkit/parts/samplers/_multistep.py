@@ -104,6 +104,19 @@ def midpoint_slope(u: F64, amount: F64) -> F64:
     return np.where(np.isfinite(slope), slope, 0.0)
 
 
+def mixed_weights(u: F64, integrals: F64, amount: F64) -> F64:
+    """Weights of (estimate_j - estimate_0), (n, J): exact integrals, but for a single difference its middle.
+
+    Args:
+        u, integrals: As in `polynomial_weights`.
+        amount: As in `midpoint_slope`.
+    """
+    exact = polynomial_weights(u, integrals)
+    single = np.isfinite(u).sum(axis=1) == 1
+    exact[single, :1] = midpoint_slope(u[single, :1], amount[single])
+    return exact
+
+
 def line_weights(solver: str, u: F64, amount: F64, h: F64, scale: F64) -> F64:
     """Coefficient of (estimate_1 - estimate_0) by the middle of the step ("midpoint"), or exact ("heun"), (n, 1).
 
@@ -133,6 +146,24 @@ def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) ->
     out = change.copy()
     held = ~np.isfinite(u[:-1, 0]) & (np.abs(h[:-1]) < _MAX_CORRECTED_STEP)
     out[1:, 0] -= np.where(held, carry[1:] * np.where(held, moments[:-1, 1], 0.0), 0.0)
+    return out
+
+
+def folded_correction(predictor: F64, corrector: F64, carry: F64, u: F64) -> F64:
+    """Weights of (D_j - D), (n, J+1), of the predictor from a corrected x_t; D are the estimates.
+
+    Args:
+        predictor: Weights (n, J) of the earlier estimates in the step from t.
+        corrector: Weights (n, J+1): of the estimate at s, then of the earlier ones.
+        carry: What a change of x_t changes in x_s.
+    """
+    out = np.zeros((len(predictor), predictor.shape[1] + 1))
+    out[:, :-1] = predictor
+    # Of the step before: the difference at its end, and what the earlier estimates weigh otherwise than they did.
+    at_end, earlier = corrector[:-1, 0], corrector[:-1, 1:] - predictor[:-1]
+    # There D was this step's D_1: (D_j - D_1) = (D_j - D) - (D_1 - D).
+    out[1:, 1:] += carry[1:, None] * earlier
+    out[1:, 0] -= carry[1:] * (at_end + earlier.sum(axis=1))
     return out
 
 

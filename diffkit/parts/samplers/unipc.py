@@ -13,9 +13,9 @@ from diffkit.parts.samplers._coefficients import finite_or_zero, moments, step_s
 from diffkit.parts.samplers._multistep import (
     data_plan,
     data_step,
+    folded_correction,
     lowered_at_end,
-    midpoint_slope,
-    polynomial_weights,
+    mixed_weights,
     relative_steps,
     start_history,
 )
@@ -76,15 +76,15 @@ class UniPC(Sampler):
         integrals = s.alpha[:, None] * moments(h, self.estimates + 1)
         bounded = np.abs(h) < _MAX_UNBOUNDED_STEP if self.lower_order_long else np.isfinite(h)
         amount = np.where(bounded, s.alpha * finite_or_zero(h), held) if self.variant == "bh1" else held
-        predictor = self._weights(
+        predictor = mixed_weights(
             lowered_at_end(u[:, :-1]) if self.lower_order_final else u[:, :-1], integrals[:, :-1], amount
         )
         # The corrector's further estimate lies at u = 1, before all others in the order of `polynomial_weights`.
-        corrector = self._weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)
+        corrector = mixed_weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)
         # In encoding, a long first step would multiply the estimate at its end by exp(-h); it is not corrected.
         risky = np.isnan(u[:, 0]) & (h < -_LONG) & self.lower_order_long
         corrector = np.where((np.isfinite(h) & ~risky)[:, None], corrector, 0.0)
-        return data_plan(steps, _with_correction(predictor, corrector, carry, u))
+        return data_plan(steps, folded_correction(predictor, corrector, carry, u))
 
     def init(self, x: Tensor) -> State:
         """Return a history, unused on the first step."""
@@ -95,28 +95,3 @@ class UniPC(Sampler):
     ) -> tuple[Tensor, State]:
         """Return x one level down, and the history."""
         return data_step(denoise, x, state, row)
-
-    def _weights(self, u: F64, integrals: F64, amount: F64) -> F64:
-        """Weights of (D_j - D), (n, J): exact integrals, but for a single difference."""
-        exact = polynomial_weights(u, integrals)
-        single = np.isfinite(u).sum(axis=1) == 1
-        exact[single, :1] = midpoint_slope(u[single, :1], amount[single])
-        return exact
-
-
-def _with_correction(predictor: F64, corrector: F64, carry: F64, u: F64) -> F64:
-    """Weights of (D_j - D), (n, J+1), of the predictor from a corrected x_t.
-
-    Args:
-        predictor: Weights (n, J) of the earlier estimates in the step from t.
-        corrector: Weights (n, J+1): of the estimate at s, then of the earlier ones.
-        carry: What a change of x_t changes in x_s.
-    """
-    out = np.zeros((len(predictor), predictor.shape[1] + 1))
-    out[:, :-1] = predictor
-    # Of the step before: the difference at its end, and what the earlier estimates weigh otherwise than they did.
-    at_end, earlier = corrector[:-1, 0], corrector[:-1, 1:] - predictor[:-1]
-    # There D was this step's D_1: (D_j - D_1) = (D_j - D) - (D_1 - D).
-    out[1:, 1:] += carry[1:, None] * earlier
-    out[1:, 0] -= carry[1:] * (at_end + earlier.sum(axis=1))
-    return out

@@ -37,6 +37,7 @@ COST = {
     "pndm": (1, 7),
     "restart": (2, 6),
     "rk4": (4, 13),
+    "sa_solver": (1, 6),
     "sde_dpmpp_2m": (1, 4),
     "sde_dpmpp_3m": (1, 5),
     "unipc": (1, 4),
