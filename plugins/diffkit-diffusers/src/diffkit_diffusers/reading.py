@@ -178,7 +178,7 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
             f"thresholding with sample_max_value={limit!r} is not supported: diffusers multiplies every estimate by "
             f"{1 / limit:g} there; 1.0 and more are"
         )
-    package, schedule, _ = _PACKAGES.get(record.chain, (None, None, None))
+    package, schedule, _ = PACKAGES.get(record.chain, (None, None, None))
     if package is not None and schedule not in registry("schedule").names():
         yield f"it needs the package {package}; pip install {package}"
     if config.get("use_dynamic_shifting") and record.chain == "flow" and mu is None:
@@ -214,7 +214,7 @@ SIGMAS = {
 """Names of the switches, after "use_", and what `DiffusersSpacing.sigmas` says for them."""
 
 
-_PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
+PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
 """Package, schedule and mean of the chains that are not made of betas."""
 
 
@@ -233,14 +233,14 @@ def _of_betas(record: Scheduler, config: Config) -> dict[str, Any]:
 
 
 def _of_edm(record: Scheduler, config: Config) -> dict[str, Any]:
-    _, schedule, mean = _PACKAGES["edm"]
+    _, schedule, mean = PACKAGES["edm"]
     options = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "rho")}
     precondition = {"sigma_data": float(config["sigma_data"])}
     return {"schedule": (schedule, options), "mean": (mean, precondition), **_times(config)}
 
 
 def _of_flow(record: Scheduler, config: Config) -> dict[str, Any]:
-    _, schedule, mean = _PACKAGES["flow"]
+    _, schedule, mean = PACKAGES["flow"]
     scale = float(config["num_train_timesteps"])
     return {"schedule": (schedule, {"time_scale": scale}), "mean": mean, **_times(config)}
 

@@ -98,9 +98,16 @@ class Solver:
         end = {"final_alpha_bar": final_alpha_bar} if self.ends else {}
         return self.sampler, {**self.options, **copied, **end}
 
-    def config(self, options: Config) -> dict[str, Any] | None:
-        """Return the scheduler's options for options of the sampler; None if it has others."""
-        if any(options[name] != value for name, value in self.options.items()):
+    def config(self, options: Config, defaults: Config) -> dict[str, Any] | None:
+        """Return the scheduler's options for options of the sampler; None if it has others.
+
+        Args:
+            options: The sampler's.
+            defaults: Those that an option must have which this record does not name.
+        """
+        named = {"final_alpha_bar"} | set(self.copied)
+        wanted = {**defaults, **self.options}
+        if any(options[name] != wanted[name] for name in options if name not in named):
             return None
         return {**self.when, **{key: options[name] for name, key in self.copied.items()}}
 
@@ -176,6 +183,8 @@ _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
 _MULTISTEP = {"dpmsolver++": (1, 2, 3), "dpmsolver": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
 """Orders of each algorithm. At order 3 with noise diffusers weighs the curvature with the wrong sign."""
+_PUBLISHED: dict[str, Any] = {"lower_order_long": False}
+_FRESH: dict[str, Any] = {"eta": 1.0, "variance": "analytic", "s_noise": 1.0}
 _COPIED = {name: name for name in ("algorithm_type", "solver_order", "solver_type", "lower_order_final")}
 _COPIED_DEIS = {name: name for name in ("solver_order", "lower_order_final")}
 _COPIED_UNIPC = _COPIED_DEIS | {"solver_type": "solver_type"}
@@ -192,7 +201,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "DDIMScheduler",
             {**CHAIN, **CLIPPED, "set_alpha_to_one": True, **THRESHOLDED, **_LEADING, **ZERO_SNR},
-            (Solver("diffusers_ddim", ends=True),),
+            (Solver("diffusers_ddim", ends=True), Solver("ddim")),
             end="set_alpha_to_one",
         ),
         Scheduler(
@@ -210,8 +219,8 @@ SCHEDULERS: dict[str, Scheduler] = {
                     for kind, orders in _MULTISTEP.items()
                     for order in orders
                 ),
-                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2)),
-                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), {"eta": 1.0, "variance": "analytic"}),
+                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2), _PUBLISHED),
+                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), _PUBLISHED),
             ),
             end="final_sigmas_type",
             divides=True,
@@ -272,7 +281,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             + tuple(
                 Solver(
                     "unipc", {"solver_order": k, "solver_type": kind, "lower_order_final": True},
-                    {"estimates": k, "variant": kind},
+                    {"estimates": k, "variant": kind} | _PUBLISHED,
                 )
                 for k in (1, 2)
                 for kind in ("bh2", "bh1")
@@ -299,20 +308,20 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "EulerAncestralDiscreteScheduler",
             {**CHAIN, **SPACED, **ZERO_SNR},
-            (Solver("euler_ancestral", {}, {"eta": 1.0}),),
+            (Solver("euler_ancestral", {}, _FRESH),),
             divides=True,
         ),
         Scheduler(
-            "HeunDiscreteScheduler", {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False}, (Solver("heun"),)
+            "HeunDiscreteScheduler", {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False}, (Solver("heun", {}, _PUBLISHED),)
         ),
         Scheduler(
-            "LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False}),)
+            "LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False} | _PUBLISHED),)
         ),
-        Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2"),)),
+        Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2", {}, _PUBLISHED),)),
         Scheduler(
             "KDPM2AncestralDiscreteScheduler",
             {**_K_OPTIONS, **_NARROW},
-            (Solver("dpm2_ancestral", {}, {"eta": 1.0}),),
+            (Solver("dpm2_ancestral", {}, _PUBLISHED | _FRESH),),
         ),
         Scheduler(
             "DPMSolverSDEScheduler",
