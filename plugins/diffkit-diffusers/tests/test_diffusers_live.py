@@ -144,6 +144,8 @@ def difference(case: Case) -> str | None:
         return "the previous level is the next one listed; in diffusers T // n timesteps below, which is not listed"
     if case.scheduler == "DDPMScheduler" and (spacing == "trailing" or case.options.get("steps_offset")):
         return "a chain ends without noise; diffusers adds the last step's where its timestep is not 0"
+    if case.options.get("solver_type") == "bh1" and "final_sigmas_type" not in case.options:
+        return "diffusers' last step to clean data is not finite"
     return None
 
 

@@ -160,7 +160,8 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
         yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
     for key, among in _choices(record, config).items():
         if key in config and config[key] not in among:
-            yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} are"
+            verb = "is" if len(among) == 1 else "are"
+            yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} {verb}"
     variance = config.get("variance_type")
     if variance is not None and variance not in VARIANCES:
         yield (
@@ -168,10 +169,9 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
             f"variance there, not for its logarithm; {', '.join(map(repr, VARIANCES))} are"
         )
     if record.solver(config) is None:
-        keys = list(dict.fromkeys(key for solver in record.solvers for key in solver.when))
-        yield f"{_options(config, keys)} is not supported; these are: " + ", ".join(
-            dict.fromkeys(_options(solver.when, keys) for solver in record.solvers)
-        )
+        known = [solver.when for solver in record.solvers if solver.sampler == record.solvers[0].sampler]
+        keys = [key for key in known[0] if key in config]
+        yield f"{_options(config, keys)} is not supported; these are: {'; '.join(_options(when, keys) for when in known)}"
     limit = config.get("sample_max_value", 1.0)
     if config.get("thresholding") and limit < 1:
         yield (
@@ -184,7 +184,7 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
     if config.get("use_dynamic_shifting") and record.chain == "flow" and mu is None:
         yield "use_dynamic_shifting=True needs mu, which diffusers is told at each call; pass mu="
     if sum(bool(config.get(f"use_{kind}")) for kind in SIGMAS) > 1:
-        yield "of " + ", ".join(f"use_{kind}" for kind in SIGMAS) + " only one can be True"
+        yield f"only one of {', '.join(f'use_{kind}' for kind in SIGMAS)} can be True"
 
 
 def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
@@ -200,7 +200,10 @@ def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
 
 
 def _options(config: Config, keys: list[str]) -> str:
-    return " ".join(f"{key}={config[key]!r}" for key in keys if key in config)
+    def text(value: Any) -> str:
+        return " or ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+    return ", ".join(f"{key}={text(config[key])}" for key in keys)
 
 
 # ---- what is read ----------------------------------------------------------------------------------------------------

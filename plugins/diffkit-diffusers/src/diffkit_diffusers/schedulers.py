@@ -76,7 +76,7 @@ class Solver:
 
     Attributes:
         sampler: Registered name.
-        when: Options of the scheduler.
+        when: Options of the scheduler; a tuple is a choice, which one of `copied` says.
         options: Options of the sampler.
         copied: Options of the sampler whose values are options of the scheduler, by the names of both.
         ends: The sampler has the option final_alpha_bar, so that a chain may end at level 1.
@@ -90,7 +90,10 @@ class Solver:
 
     def fits(self, config: Config, short: bool) -> bool:
         """Return whether it is the solver of a configuration; ``short`` if that ends at level 1."""
-        return (self.ends or not short) and all(config[key] == value for key, value in self.when.items())
+        return (self.ends or not short) and all(
+            config[key] in value if isinstance(value, tuple) else config[key] == value
+            for key, value in self.when.items()
+        )
 
     def slot(self, config: Config, final_alpha_bar: float) -> tuple[str, dict[str, Any]]:
         """Return name and options of the sampler."""
@@ -160,8 +163,8 @@ class Scheduler:
         return self.end == "level 1"
 
 
-def _dpm(algorithm: str, order: int, **more: Any) -> dict[str, Any]:
-    return {"algorithm_type": algorithm, "solver_order": order, **more}
+def _dpm(algorithm: str, order: int | tuple[int, ...]) -> dict[str, Any]:
+    return {"algorithm_type": algorithm, "solver_order": order}
 
 
 _DPM_OPTIONS: dict[str, Any] = {
@@ -181,7 +184,7 @@ _K_OPTIONS: dict[str, Any] = {**CHAIN, **SIGMAS, **SPACED}
 _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
 
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
-_MULTISTEP = {"dpmsolver++": (1, 2, 3), "dpmsolver": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
+_MULTISTEP = (("dpmsolver++", (1, 2, 3)), ("dpmsolver", (1, 2, 3)), ("sde-dpmsolver++", (1, 2)))
 """Orders of each algorithm. At order 3 with noise diffusers weighs the curvature with the wrong sign."""
 _PUBLISHED: dict[str, Any] = {"lower_order_long": False}
 _FRESH: dict[str, Any] = {"eta": 1.0, "variance": "analytic", "s_noise": 1.0}
@@ -214,11 +217,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             "DPMSolverMultistepScheduler",
             {**_DPM_OPTIONS, "euler_at_final": False, "use_lu_lambdas": False, **SPACED, **ZERO_SNR},
             (
-                *(
-                    Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
-                    for kind, orders in _MULTISTEP.items()
-                    for order in orders
-                ),
+                *(Solver("diffusers_multistep", _dpm(*kind), {}, _COPIED_DPM, ends=True) for kind in _MULTISTEP),
                 Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2), _PUBLISHED),
                 Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), _PUBLISHED),
             ),
@@ -228,11 +227,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "DPMSolverSinglestepScheduler",
             {**_DPM_OPTIONS, "lower_order_final": False},
-            tuple(
-                Solver("diffusers_singlestep", _dpm(kind, order), {}, _COPIED, ends=True)
-                for kind in ("dpmsolver++", "dpmsolver")
-                for order in (1, 2, 3)
-            ),
+            tuple(Solver("diffusers_singlestep", _dpm(*kind), {}, _COPIED, ends=True) for kind in _MULTISTEP[:2]),
             end="final_sigmas_type",
         ),
         Scheduler(
@@ -248,10 +243,7 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **FLOW,
                 **SPACED,
             },
-            tuple(
-                Solver("diffusers_multistep", {"solver_order": order}, {"algorithm_type": "deis"}, _COPIED_DEIS, True)
-                for order in (1, 2, 3)
-            ),
+            (Solver("diffusers_multistep", {"solver_order": (1, 2, 3)}, {"algorithm_type": "deis"}, _COPIED_DEIS, True),),
             end="level 1",
         ),
         Scheduler(
@@ -273,18 +265,23 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **_RANGE,
                 "shift_terminal": None,
             },
-            tuple(
-                Solver("diffusers_unipc", {"solver_order": k, "solver_type": kind}, {}, _COPIED_UNIPC, ends=True)
-                for k in (1, 2, 3)
-                for kind in ("bh2", "bh1")
-            )
-            + tuple(
+            (
                 Solver(
-                    "unipc", {"solver_order": k, "solver_type": kind, "lower_order_final": True},
-                    {"estimates": k, "variant": kind} | _PUBLISHED,
-                )
-                for k in (1, 2)
-                for kind in ("bh2", "bh1")
+                    "diffusers_unipc",
+                    {"solver_order": (1, 2, 3), "solver_type": ("bh2", "bh1")},
+                    {},
+                    _COPIED_UNIPC,
+                    ends=True,
+                ),
+                *(
+                    Solver(
+                        "unipc",
+                        {"solver_order": order, "lower_order_final": True},
+                        {"estimates": order, **_PUBLISHED},
+                        {"variant": "solver_type"},
+                    )
+                    for order in (1, 2)
+                ),
             ),
             end="final_sigmas_type",
             divides=True,
@@ -347,11 +344,7 @@ SCHEDULERS: dict[str, Scheduler] = {
                 "euler_at_final": False,
                 **ENDS,
             },
-            tuple(
-                Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
-                for kind in ("dpmsolver++", "sde-dpmsolver++")
-                for order in _MULTISTEP[kind]
-            ),
+            tuple(Solver("diffusers_multistep", _dpm(*kind), {}, _COPIED_DPM, ends=True) for kind in _MULTISTEP[::2]),
             "final_sigmas_type",
             chain="edm",
         ),
