@@ -46,7 +46,8 @@ def dummies(loop: Loop) -> tuple[Tensor, Tensor]:
     count = math.prod(shape)
     rising = torch.arange(count, dtype=torch.float64)
     return tuple(
-        (values.reshape(*shape[1:], 4) / count).permute(-1, *range(len(shape) - 1)) for values in (rising, rising.flip(0))
+        (values.reshape(*shape[1:], 4) / count).permute(-1, *range(len(shape) - 1))
+        for values in (rising, rising.flip(0))
     )  # type: ignore[return-value]
 
 

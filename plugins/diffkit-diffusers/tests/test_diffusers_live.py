@@ -82,8 +82,15 @@ OPTIONS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     "EulerDiscreteScheduler": [
         (options, {})
-        for options in [{}, *ENDS, *SIGMAS, *each(SIGMAS, ENDS), dict(steps_offset=1), *each([dict(steps_offset=1)], ENDS)]
-        + each([dict(use_karras_sigmas=True, sigma_min=0.1, sigma_max=8.0)], [{}, *ENDS])
+        for options in [
+            {},
+            *ENDS,
+            *SIGMAS,
+            *each(SIGMAS, ENDS),
+            dict(steps_offset=1),
+            *each([dict(steps_offset=1)], ENDS),
+            *each([dict(use_karras_sigmas=True, sigma_min=0.1, sigma_max=8.0)], [{}, *ENDS]),
+        ]
     ],
 }
 FIRST = [
@@ -116,11 +123,15 @@ NEXT = [
             BETAS[:2],
         ),
         "EulerAncestralDiscrete": each(SPACINGS, _TWO, BETAS),
-        "HeunDiscrete": each(SPACINGS, PREDICTIONS, [{}, *SIGMAS, dict(clip_sample=True, clip_sample_range=2.0)], BETAS),
+        "HeunDiscrete": each(
+            SPACINGS, PREDICTIONS, [{}, *SIGMAS, dict(clip_sample=True, clip_sample_range=2.0)], BETAS
+        ),
         "LMSDiscrete": each(SPACINGS, PREDICTIONS, [{}, *SIGMAS], BETAS),
         "KDPM2Discrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
         "KDPM2AncestralDiscrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
-        "EDMEuler": each([{}, *ENDS], [dict(sigma_schedule=kind) for kind in ("karras", "exponential")], [dict(rho=5.0)]),
+        "EDMEuler": each(
+            [{}, *ENDS], [dict(sigma_schedule=kind) for kind in ("karras", "exponential")], [dict(rho=5.0)]
+        ),
         "EDMDPMSolverMultistep": each(_DPM, [{}, *ENDS], [dict(sigma_data=0.7), CLIPS[4]])
         + [dict(algorithm_type="sde-dpmsolver++", solver_order=order) for order in (1, 2)],
         "FlowMatchEulerDiscrete": each([{}, *SIGMAS], [{}, dict(shift=3.0), dict(shift_terminal=0.1)])

@@ -346,7 +346,10 @@ def test_defaults_of_sampling_are_written_as_the_options_that_mean_them():
     assert (config["_class_name"], config["final_sigmas_type"]) == ("EulerDiscreteScheduler", "sigma_min")
     for slots, told in {
         "steps": (dict(sampling={"steps": "quad20"}), "steps='quad20' of sampling is not a spacing of DDPMScheduler"),
-        "guidance": (dict(sampling={"guidance": "cfg"}), "guidance 'cfg' of sampling cannot be said"),
+        "guidance": (
+            dict(sampling={"guidance": "dynamic_threshold"}),
+            "guidance 'dynamic_threshold' of sampling cannot be said",
+        ),
         "eta": (dict(sampler=("ddim", {"eta": 0.5})), "eta=0.5 is given to each call of diffusers"),
         "clip": (dict(sampler="euler", clip_x_start=True), "EulerDiscreteScheduler has no clip_sample, but estimates"),
     }.values():
@@ -364,21 +367,33 @@ FOLDERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "ddim to level 1": (DDIMScheduler, dict(set_alpha_to_one=False, steps_offset=1, clip_sample=False)),
     "ddim zero snr": (DDIMScheduler, _ZERO_SNR),
-    "pndm": (diffusers.PNDMScheduler, {}),
-    "stable diffusion": (diffusers.PNDMScheduler, dict(skip_prk_steps=True, steps_offset=1)),
+    "ddim range": (DDIMScheduler, dict(clip_sample_range=0.5, timestep_spacing="linspace")),
+    "ddim threshold": (DDIMScheduler, dict(thresholding=True, dynamic_thresholding_ratio=0.9)),
+    "1": (
+        diffusers.DPMSolverMultistepScheduler,
+        dict(solver_order=1, final_sigmas_type="sigma_min"),
+    ),
     "2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "2m karras": (diffusers.DPMSolverMultistepScheduler, dict(use_karras_sigmas=True)),
     "2m sde": (diffusers.DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++", solver_type="heun")),
     "3m": (diffusers.DPMSolverMultistepScheduler, dict(solver_order=3, final_sigmas_type="sigma_min")),
     "2s": (diffusers.DPMSolverSinglestepScheduler, dict(lower_order_final=True)),
-    "deis": (diffusers.DEISMultistepScheduler, dict(solver_order=3)),
-    "deis exponential": (diffusers.DEISMultistepScheduler, dict(use_exponential_sigmas=True)),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "unipc beta": (diffusers.UniPCMultistepScheduler, dict(use_beta_sigmas=True, solver_order=3)),
+    "2m lu": (diffusers.DPMSolverMultistepScheduler, dict(use_lu_lambdas=True, euler_at_final=True)),
+    "2m clipped": (
+        diffusers.DPMSolverMultistepScheduler,
+        dict(lambda_min_clipped=-5.1, beta_schedule="squaredcos_cap_v2", thresholding=True),
+    ),
+    "3s": (
+        diffusers.DPMSolverSinglestepScheduler,
+        dict(solver_order=3, solver_type="heun", use_karras_sigmas=True, final_sigmas_type="sigma_min"),
+    ),
 }
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("ddpm range", "2m karras") else [pytest.mark.slow]) for name in FOLDERS],
+)
 def test_a_folder_comes_back_through_diffkit(tmp_path: Path, name: str):
     kind, options = FOLDERS[name]
     pipeline = DDIMPipeline if kind is DDIMScheduler else DDPMPipeline
@@ -389,6 +404,12 @@ def test_a_folder_comes_back_through_diffkit(tmp_path: Path, name: str):
         assert ours == theirs
     theirs, ours = (pipeline.from_pretrained(tmp_path / folder) for folder in ("theirs", "ours"))
     np.testing.assert_allclose(images(ours, 6), images(theirs, 6), atol=1e-5)
+
+
+def test_a_pipeline_that_diffusers_cannot_run_is_not_written(tmp_path: Path):
+    DDPMPipeline(unet(), diffusers.PNDMScheduler(skip_prk_steps=True)).save_pretrained(tmp_path)
+    with pytest.raises(diffkit.OptionError, match="a DDPMPipeline cannot run a PNDMScheduler; pass sampler="):
+        write_pipeline(open_pipeline(tmp_path), tmp_path / "ours")
 
 
 def test_defaults_of_sampling_are_those_of_the_pipeline(tmp_path: Path):

@@ -85,7 +85,7 @@ class DiffusersPNDM(RoutedSampler):
         return plan | {"eps_x": 1 / sigma, "eps_x_start": -alpha / sigma}
 
     def init(self, x: Tensor) -> State:
-        """Return start of a group, its estimate and eps, a sum, and a history of three, each unused before it is set."""
+        """Return start of a group, its estimate and eps, a sum, and a history of three, all unused at first."""
         return tuple(x.new_zeros(x.shape) for _ in range(7))
 
     def step(

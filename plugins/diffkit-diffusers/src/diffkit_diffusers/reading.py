@@ -23,7 +23,7 @@ from diffkit.registry import registry
 from diffkit.registry.resolve import resolve, resolve_several
 from diffkit.table import ProcessTable
 from diffkit_diffusers.betas import SHAPES, DiffusersBetas
-from diffkit_diffusers.schedulers import INERT, SCHEDULERS, Config, Scheduler
+from diffkit_diffusers.schedulers import SCHEDULERS, Config, Scheduler
 from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
 
 MEANS = {"epsilon": "eps", "sample": "x_start", "v_prediction": "v"}
@@ -171,7 +171,8 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
     if record.solver(config) is None:
         known = [solver.when for solver in record.solvers if solver.sampler == record.solvers[0].sampler]
         keys = [key for key in known[0] if key in config]
-        yield f"{_options(config, keys)} is not supported; these are: {'; '.join(_options(when, keys) for when in known)}"
+        these = "; ".join(_options(when, keys) for when in known)
+        yield f"{_options(config, keys)} is not supported; these are: {these}"
     limit = config.get("sample_max_value", 1.0)
     if config.get("thresholding") and limit < 1:
         yield (
@@ -255,9 +256,7 @@ def _times(config: Config) -> dict[str, Any]:
 _CHAINS = {"betas": _of_betas, "edm": _of_edm, "flow": _of_flow}
 
 
-def _spacing(
-    record: Scheduler, config: Config, table: ProcessTable, steps: int, mu: float | None
-) -> DiffusersSpacing:
+def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int, mu: float | None) -> DiffusersSpacing:
     """The spacing of that many steps, or of the most there are."""
     lowest = config.get("lambda_min_clipped", -float("inf"))
     spacing = DiffusersSpacing(
@@ -265,7 +264,8 @@ def _spacing(
         scheduler=record.name,
         timestep_spacing=config.get("timestep_spacing", "linspace"),
         steps_offset=int(config.get("steps_offset", 0)),
-        sigmas=config.get("sigma_schedule") or next((kind for key, kind in SIGMAS.items() if config.get(f"use_{key}")), "timesteps"),
+        sigmas=config.get("sigma_schedule")
+        or next((kind for key, kind in SIGMAS.items() if config.get(f"use_{key}")), "timesteps"),
         sigma_min=config.get("sigma_min") if record.chain == "betas" else None,
         sigma_max=config.get("sigma_max") if record.chain == "betas" else None,
         rho=float(config.get("rho", 7.0)),

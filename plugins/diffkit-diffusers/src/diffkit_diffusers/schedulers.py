@@ -42,7 +42,7 @@ SHIFTED: dict[str, Any] = {
     "time_shift_type": "exponential",
     "shift_terminal": None,
 }
-"""Shifts of noise levels by the size of images. The four numbers are read by pipelines alone, which compute mu of them."""
+"""Shifts of noise levels by the size of images; pipelines compute mu of the four numbers."""
 SPACED: dict[str, Any] = {"timestep_spacing": "linspace", "steps_offset": 0}
 CLIPPED: dict[str, Any] = {"clip_sample": True, "clip_sample_range": 1.0}
 THRESHOLDED: dict[str, Any] = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
@@ -186,6 +186,7 @@ _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
 _MULTISTEP = (("dpmsolver++", (1, 2, 3)), ("dpmsolver", (1, 2, 3)), ("sde-dpmsolver++", (1, 2)))
 """Orders of each algorithm. At order 3 with noise diffusers weighs the curvature with the wrong sign."""
+_ORDERS: dict[str, Any] = {"solver_order": (1, 2, 3)}
 _PUBLISHED: dict[str, Any] = {"lower_order_long": False}
 _FRESH: dict[str, Any] = {"eta": 1.0, "variance": "analytic", "s_noise": 1.0}
 _COPIED = {name: name for name in ("algorithm_type", "solver_order", "solver_type", "lower_order_final")}
@@ -243,7 +244,11 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **FLOW,
                 **SPACED,
             },
-            (Solver("diffusers_multistep", {"solver_order": (1, 2, 3)}, {"algorithm_type": "deis"}, _COPIED_DEIS, True),),
+            (
+                Solver(
+                    "diffusers_multistep", {"solver_order": (1, 2, 3)}, {"algorithm_type": "deis"}, _COPIED_DEIS, True
+                ),
+            ),
             end="level 1",
         ),
         Scheduler(
@@ -309,10 +314,14 @@ SCHEDULERS: dict[str, Scheduler] = {
             divides=True,
         ),
         Scheduler(
-            "HeunDiscreteScheduler", {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False}, (Solver("heun", {}, _PUBLISHED),)
+            "HeunDiscreteScheduler",
+            {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False},
+            (Solver("heun", {}, _PUBLISHED),),
         ),
         Scheduler(
-            "LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False} | _PUBLISHED),)
+            "LMSDiscreteScheduler",
+            _K_OPTIONS,
+            (Solver("lms", {}, {"estimates": 4, "corrected_start": False} | _PUBLISHED),),
         ),
         Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2", {}, _PUBLISHED),)),
         Scheduler(
@@ -358,8 +367,9 @@ SCHEDULERS: dict[str, Scheduler] = {
     )
 }
 
-SCALES_INPUT = frozenset(
+IN_PIPELINES = frozenset(
     f"{name}Scheduler"
-    for name in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "DPMSolverSDE")
-) | {"KDPM2AncestralDiscreteScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
-"""Classes whose states are x / alpha: the unconditional pipelines of diffusers neither start there nor scale the input."""
+    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "FlowMatchEulerDiscrete")
+)
+"""Classes that the unconditional pipelines of diffusers can run: these scale neither the input of a network nor the
+noise that a chain starts from, and give every scheduler a generator, which others do not take."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class DiffusersSinglestep(Sampler):
     """Intervals in groups of ``solver_order``; each goes from the start of its group by the estimates in it.
 
-    With D_j the estimates of the group, ``h = lambda_s - lambda_0`` and r_j where in h they lie:
-    ``x_s = sigma_s/sigma_0 x_0 + alpha_s (1 - exp(-h)) D_0 + ...``, to the order of the number of estimates. In contrast
-    to 'dpmpp_2s' the evaluations inside of a step are at levels of the table in use, which need not be its middle.
+    With D_j the estimates of the group, ``h = lambda_s - lambda_0``:
+    ``x_s = sigma_s/sigma_0 x_0 + alpha_s (1 - exp(-h)) D_0 + ...``, to the order of the number of estimates. Unlike in
+    'dpmpp_2s' the evaluations inside of a step are at levels of the table in use, which need not be its middle.
 
     Attributes:
         algorithm_type: "dpmsolver++" extends x_start, "dpmsolver" eps.

@@ -88,8 +88,8 @@ class DiffusersSpacing(GridSpacing):
         time_shift_type: "exponential" or "linear".
         shift_terminal: On straight paths, stretch 1 - u so that the last u is this; None does not.
         lambda_min_clipped: Timesteps with a smaller log(alpha / sigma) are left out; None leaves out none.
-        whole_times: Round the times of Karras and Lu sigmas, if the scheduler does: DPMSolverMultistepScheduler does not
-            on "squaredcos_cap_v2".
+        whole_times: Round the times of Karras and Lu sigmas, if the scheduler does; False for
+            DPMSolverMultistepScheduler on "squaredcos_cap_v2".
         half_steps: Visit the middle of each of the first three steps too, as PNDMScheduler does with
             skip_prk_steps=False; 'diffusers_pndm' needs them then. There are count + 3 levels.
     Source: ``set_timesteps`` of diffusers' schedulers, version 0.42.1; Karras et al. 2022, arXiv:2206.00364, eq. 5; Lee

@@ -45,9 +45,8 @@ class _Writer:
         self.problems[:0] = _chain_problems(system) if record is None or record.chain == "betas" else ()
         if record is None:
             classes = [self.steps.scheduler] if isinstance(self.steps, DiffusersSpacing) else list(SCHEDULERS)
-            self.problems.append(
-                f"sampler {self.names['sampler']!r} with these options is not one of {', '.join(classes)}; pass sampler="
-            )
+            sampler = system.parts.label("sampler")
+            self.problems.append(f"{sampler} with these options is not one of {', '.join(classes)}; pass sampler=")
             return
         self.config = {"_class_name": record.name, **record.options, **solved}
         {"betas": self._write_betas, "edm": self._write_edm, "flow": self._write_flow}[record.chain](record)
@@ -140,7 +139,9 @@ class _Writer:
         elif self.system.parts.var.extra_outputs:
             self.problems.append(f"{record.name} has no learned variance, but var is {var!r}; pass sampler=")
         elif record.name == "DDPMScheduler":
-            self.problems.append(f"var {var!r} is none of {', '.join(dict.fromkeys(VARIANCES.values()))}; pass sampler=")
+            self.problems.append(
+                f"var {var!r} is none of {', '.join(dict.fromkeys(VARIANCES.values()))}; pass sampler="
+            )
 
     def _write_clipping(self, record: Scheduler) -> None:
         settings = self.system.settings
