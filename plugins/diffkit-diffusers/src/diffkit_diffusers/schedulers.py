@@ -142,8 +142,8 @@ class Scheduler:
 
     def read(self) -> frozenset[str]:
         """Return the options that are read."""
-        groups = (CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS)
-        groups += (SHIFTED,) if self.chain == "flow" else ()
+        groups = [CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS]
+        groups += [SHIFTED] if self.chain == "flow" else []
         known = {name for group in groups for name in group} | set(INERT)
         known |= {"set_alpha_to_one", "lambda_min_clipped", "use_lu_lambdas", "sigma_min", "sigma_max"}
         for solver in self.solvers:
