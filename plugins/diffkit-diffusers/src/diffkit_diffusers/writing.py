@@ -11,7 +11,7 @@ import numpy as np
 import diffkit
 from diffkit import OptionError
 from diffkit.registry.resolve import resolve_several
-from diffkit.spacing import spacing_part
+from diffkit.spacing import levels, spacing_part
 from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.reading import MEANS, PACKAGES, SIGMAS, TINY, VARIANCES
 from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler, Solver
@@ -44,9 +44,7 @@ class _Writer:
         record, solved = self._solver()
         self.problems[:0] = _chain_problems(system) if record is None or record.chain == "betas" else ()
         if record is None:
-            classes = [self.steps.scheduler] if isinstance(self.steps, DiffusersSpacing) else list(SCHEDULERS)
-            sampler = system.parts.label("sampler")
-            self.problems.append(f"{sampler} with these options is not one of {', '.join(classes)}; pass sampler=")
+            self.problems.append(self._no_solver())
             return
         self.config = {"_class_name": record.name, **record.options, **solved}
         {"betas": self._write_betas, "edm": self._write_edm, "flow": self._write_flow}[record.chain](record)
@@ -64,6 +62,14 @@ class _Writer:
                 if solver.sampler == self.names["sampler"] and (found := self._options(record, solver)) is not None:
                     return record, found
         return None, {}
+
+    def _no_solver(self) -> str:
+        name, steps = self.names["sampler"], self.steps
+        whose = steps.scheduler if isinstance(steps, DiffusersSpacing) else "any scheduler"
+        alike = (solver for record in SCHEDULERS.values() for solver in record.solvers if solver.sampler == name)
+        options = next((dict(solver.options) for solver in alike if solver.options), None)
+        fix = "" if options is None else f"compose with sampler=({name!r}, {options!r}), or "
+        return f"{self.system.parts.label('sampler')} with these options is not that of {whose}; {fix}pass sampler="
 
     def _options(self, record: Scheduler, solver: Solver) -> dict[str, Any] | None:
         """The scheduler's options for those of the sampler; None if it is another one."""
@@ -174,8 +180,8 @@ class _Writer:
             }
             if "sigma_schedule" not in record.options:
                 found |= {f"use_{key}": steps.sigmas == kind for key, kind in SIGMAS.items()}
-        elif steps in TIMES:
-            found = {"timestep_spacing": steps}
+        elif (spaced := self._same_levels(record)) is not None:
+            found = {"timestep_spacing": spaced}
         elif steps is not None:
             self.problems.append(f"steps={steps!r} of sampling is not a spacing of {record.name}; pass sampler=")
         for key, value in found.items():
@@ -184,20 +190,32 @@ class _Writer:
             elif value not in (None, False, 0, -float("inf"), "linspace"):
                 self.problems.append(f"{record.name} has no {key}, which would be {value!r}; pass sampler=")
 
+    def _same_levels(self, record: Scheduler) -> str | None:
+        """The timestep_spacing that visits the levels of the default spacing; None if there is none."""
+        table = self.system.table
+        try:
+            wanted = levels(table.num_steps, self.steps, table)
+        except OptionError:  # noise between levels
+            return None
+        for name in TIMES if self.steps is not None else ():
+            try:
+                if DiffusersSpacing(len(wanted), record.name, name).levels(table) == wanted:
+                    return name
+            except OptionError:  # fewer levels there
+                continue
+        return None
+
 
 _ZERO = "rescale_betas_zero_snr"
 
 
 def _steps(system: diffkit.System) -> Any:
-    """The default spacing: diffusers' part, one of its names, None for every level, or another spacing as it is."""
+    """The default spacing: diffusers' part, None for every level, or another spacing as it is."""
     steps = (system.settings.sampling or {}).get("steps")
     if steps is None or steps == "all":
         return None
     part = spacing_part(steps)
-    if isinstance(part, DiffusersSpacing):
-        return part
-    name = None if part is None else diffkit.registry.registry("spacing").provenance(part).name
-    return name if name in TIMES else steps
+    return part if isinstance(part, DiffusersSpacing) else steps
 
 
 def _chain_problems(system: diffkit.System) -> Iterator[str]:
