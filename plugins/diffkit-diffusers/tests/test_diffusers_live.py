@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 SAME = 1e-10
 ROUNDED = 1e-6
 """On "squaredcos_cap_v2" sigma / alpha goes up to 2e4, and its rounding with it."""
-FAST = 8
+FAST = 6
 """How many cases of each sweep the fast lane runs, by a fixed seed."""
 
 

@@ -112,11 +112,11 @@ class DiffusersSinglestep(Sampler):
         slopes = [(estimates[j + 1] - estimates[0]) / r[j] for j in range(order - 1)]
         line, parabola = size * moment(sign * h, 1), size * moment(sign * h, 2)
         if self.solver_type == "midpoint":
-            return out + (held / 2 if order == 2 else line) * slopes[-1]
+            return np.asarray(out + (held / 2 if order == 2 else line) * slopes[-1])
         if order == 2:
-            return out + line * slopes[0]
+            return np.asarray(out + line * slopes[0])
         curve = (slopes[1] - slopes[0]) / (r[1] - r[0])
-        return out + line * (slopes[0] - r[0] * curve) + parabola * curve
+        return np.asarray(out + line * (slopes[0] - r[0] * curve) + parabola * curve)
 
     def _noise(self, at: list[Coefs]) -> F64:
         """Coefficients of eps at each level of a group, as those of `_step`."""

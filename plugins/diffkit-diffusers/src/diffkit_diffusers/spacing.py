@@ -136,9 +136,8 @@ class DiffusersSpacing(GridSpacing):
         grid = GRIDS[self.scheduler]
         if grid.straight:
             return self._straight(table) * table.time[-1]
-        timesteps = self._timesteps(table)
         if self.sigmas == "timesteps":
-            return timesteps
+            return np.asarray(np.interp(self._timesteps(table), np.arange(table.num_steps), table.time[1:]))
         found = np.interp(np.log(self._sigmas(table)), np.log(_chain(table)), table.time[1:])
         if self.sigmas in grid.rounds and self.whole_times:
             found = np.round(found)
