@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from attrs import frozen
@@ -126,7 +126,7 @@ def _level_at(at_s: Tensor, t: Level, s: Level) -> Level:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(at_s.view(a.shape) > 0, b, a)
 
-    values = {name: pick(getattr(t, name), getattr(s, name)) for name in LEVEL}
+    values: dict[str, Any] = {name: pick(getattr(t, name), getattr(s, name)) for name in LEVEL}
     coefficients = t.coefficients
     if t.coefficients is not None and s.coefficients is not None:
         there = s.coefficients.by_owner

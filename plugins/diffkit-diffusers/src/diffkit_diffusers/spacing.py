@@ -123,7 +123,7 @@ class DiffusersSpacing(GridSpacing):
         Raises:
             OptionError: There are not that many.
         """
-        if self.sigmas != "timesteps":
+        if self.sigmas != "timesteps" or GRIDS[self.scheduler].straight:
             return tuple(super().levels(table))
         return tuple(int(t) + 1 for t in np.round(self._timesteps(table)))
 
@@ -135,7 +135,7 @@ class DiffusersSpacing(GridSpacing):
         """Return what the network is conditioned on at each of these levels."""
         grid = GRIDS[self.scheduler]
         if grid.straight:
-            return self._straight(table) * table.time[-1]
+            return np.asarray(self._straight(table) * table.time[-1])
         if self.sigmas == "timesteps":
             return np.asarray(np.interp(self._timesteps(table), np.arange(table.num_steps), table.time[1:]))
         found = np.interp(np.log(self._sigmas(table)), np.log(_chain(table)), table.time[1:])
@@ -156,7 +156,7 @@ class DiffusersSpacing(GridSpacing):
         ends = spaced[[0, -1]] if GRIDS[self.scheduler].own_range else chain[[0, -1]]
         low = ends[0] if self.sigma_min is None else self.sigma_min
         high = ends[1] if self.sigma_max is None else self.sigma_max
-        return self._between(low, high)
+        return self._between(float(low), float(high))
 
     def _between(self, low: float, high: float) -> F64:
         """Noise between two ends, ascending."""

@@ -73,7 +73,7 @@ class _Writer:
 
     def _options(self, record: Scheduler, solver: Solver) -> dict[str, Any] | None:
         """The scheduler's options for those of the sampler; None if it is another one."""
-        sampler = self.system.parts.sampler
+        sampler: Any = self.system.parts.sampler
         options = attrs.asdict(sampler, recurse=False)
         defaults = {field.name: field.default for field in attrs.fields(type(sampler))}
         eta = options.pop("eta", 0.0) if record.name == "DDIMScheduler" else 0.0
@@ -100,7 +100,7 @@ class _Writer:
             self.problems.append(f"time_scale of the schedule is not num_steps={self.system.num_steps}; pass sampler=")
         steps = self.steps
         if isinstance(steps, DiffusersSpacing):
-            found = {"shift": steps.shift, "shift_terminal": steps.shift_terminal}
+            found: dict[str, Any] = {"shift": steps.shift, "shift_terminal": steps.shift_terminal}
             found |= {"use_dynamic_shifting": steps.mu is not None, "time_shift_type": steps.time_shift_type}
             self.config |= {key: value for key, value in found.items() if key in record.options}
 
