@@ -33,6 +33,14 @@ def test_dynamic_threshold_is_the_papers(share, size, scale, limit):
     assert got.abs().max() <= limit * (1 + 1e-6)
 
 
+def test_a_dynamic_threshold_may_have_a_bound():
+    x_start = torch.randn(2, 3, 4, 4) * 5
+    torch.testing.assert_close(apply(DynamicThreshold(0.9, 1.0, 2.0), x_start), x_start.clamp(-2, 2) / 2)
+    assert torch.equal(apply(DynamicThreshold(0.9, 2.0, 2.0), x_start), apply(StaticThreshold(2.0), x_start))
+    with pytest.raises(OptionError, match=r"largest must be >= limit=1, got 0\.5"):
+        DynamicThreshold(largest=0.5)
+
+
 def test_what_lies_within_the_limit_is_left_alone():
     x_start = torch.rand(2, 3, 4, 4) * 2 - 1
     assert torch.equal(apply(DynamicThreshold(0.9), x_start), x_start)

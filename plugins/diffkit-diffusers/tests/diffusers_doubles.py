@@ -59,35 +59,41 @@ def start(batch: int = 2, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
 
 
-def theirs(made: Any, steps: int, x: Tensor, model: Any = None, **options: Any) -> Tensor:
+def theirs(made: Any, steps: int, x: Tensor, model: Any = None, mu: float | None = None, **options: Any) -> Tensor:
     """What every pipeline of diffusers does, from unit noise x."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        made.set_timesteps(steps)
-        x, network = x * float(scale(made)), Answers() if model is None else model
+        made.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
+        x, network = x * scale(made), Answers() if model is None else model
+        scaled = getattr(made, "scale_model_input", lambda x, t: x)
         for t in made.timesteps:
-            x = made.step(network(made.scale_model_input(x, t), t), t, x, **options).prev_sample
-        return x
+            x = made.step(network(scaled(x, t), t), t, x, **options).prev_sample
+        return x / float((1 + made.sigmas[-1] ** 2) ** 0.5) if is_scaled(made) else x
     finally:
         torch.set_default_dtype(before)
 
 
-def scale(made: Any) -> Any:
-    """The standard deviation of what a scheduler starts from that means noise of variance 1 to the network."""
-    first = made.scale_model_input(torch.ones(1, dtype=torch.float64), made.timesteps[0])
-    made._step_index = None
-    return 1 / first
+def is_scaled(made: Any) -> bool:
+    """Whether states are x / alpha of the path that the network knows."""
+    return type(made).__name__.startswith(("Euler", "Heun", "LMS", "KDPM2"))
 
 
-def mine(reading: Any, steps: int, x: Tensor, seed: int | None = None, model: Any = None) -> Tensor:
+def scale(made: Any) -> float:
+    """The standard deviation of what a chain starts from."""
+    if type(made).__name__.startswith("EDM"):
+        return float(made.sigmas[0])
+    return float((1 + made.sigmas[0] ** 2) ** 0.5) if is_scaled(made) else 1.0
+
+
+def mine(reading: Any, steps: int, x: Tensor, model: Any = None) -> Tensor:
     """The same through diffkit, with noise drawn as diffusers draws it."""
     system = reading.compose(backbone=None, data_shape=tuple(x.shape[1:]), bins=None)
-    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    generator = torch.Generator().manual_seed(0)
     table = system.table_for(reading.steps(steps))
     return system.sample_from(
         Answers(system.parts.var.extra_outputs) if model is None else model,
-        x,
+        x * float(table.sigma[-1] if reading.scheduler.startswith("EDM") else 1),
         lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype),
         table,
         guidance=reading.guidance,
@@ -97,9 +103,10 @@ def mine(reading: Any, steps: int, x: Tensor, seed: int | None = None, model: An
 def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **calls: Any) -> float:
     """The largest difference of the samples, over the largest size of them."""
     made, x = scheduler(name, **options), start()
-    reading = from_scheduler_config(content(made))
+    mu = 0.8 if options.get("use_dynamic_shifting") else None
+    reading = from_scheduler_config(content(made), eta=calls.get("eta", 0.0), mu=mu)
     if reading.stochastic:
-        calls["generator"] = torch.Generator().manual_seed(0)
-    expected = theirs(made, steps, x, model, **calls)
-    found = mine(reading, steps, x, 0, model)
+        calls = calls | {"generator": torch.Generator().manual_seed(0)}
+    expected = theirs(made, steps, x, model, mu, **calls)
+    found = mine(reading, steps, x, model)
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))

@@ -6,6 +6,7 @@ to a few times 1e-4 unless it says otherwise.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +18,32 @@ import pytest
 pytest.importorskip("diffusers")
 
 import torch
-from diffkit_diffusers import DiffusersBetas, DiffusersDDIM, from_scheduler_config
+from diffkit_diffusers import (
+    DiffusersBetas,
+    DiffusersDDIM,
+    DiffusersMultistep,
+    DiffusersPNDM,
+    DiffusersSinglestep,
+    DiffusersSpacing,
+    DiffusersUniPC,
+    from_scheduler_config,
+)
+from diffkit_diffusers.schedulers import SCHEDULERS
 from diffusers_support import Answers, walk
 
 import diffkit
 from diffkit.testing import Check, parametrize_checks
 
+import diffusers  # isort: skip
 from diffusers import (  # isort: skip
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
-    PNDMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 
 # diffusers hands tensors to np.array, which torch and NumPy 2 do not agree on.
@@ -67,6 +82,24 @@ def test_schedule(check: Check):
 
 @parametrize_checks("sampler", DiffusersDDIM(eta=0.5))
 def test_sampler(check: Check):
+    check()
+
+
+@pytest.mark.slow
+@parametrize_checks(
+    "sampler",
+    DiffusersMultistep(algorithm_type="dpmsolver", solver_order=3),
+    DiffusersMultistep(algorithm_type="sde-dpmsolver++", solver_type="heun"),
+    DiffusersPNDM(),
+    DiffusersSinglestep(solver_order=3, solver_type="heun"),
+    DiffusersUniPC(solver_order=3),
+)
+def test_solver(check: Check):
+    check()
+
+
+@parametrize_checks("spacing", DiffusersSpacing(5), DiffusersSpacing(5, "EulerDiscreteScheduler", sigmas="karras"))
+def test_spacing(check: Check):
     check()
 
 
@@ -116,24 +149,6 @@ def test_levels_without_terminal_signal(scheduler: Any, betas: str):
     # diffusers' floor may lie above the level before; there the chain would turn around.
     floor = scheduler in (DPMSolverMultistepScheduler, EulerDiscreteScheduler)
     assert mine.alpha_bar[-1] == (min(2.0**-24, mine.alpha_bar[-2] / 4) if floor else 0)
-
-
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 25, 50, 100, 999])
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize(
-    "scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler]
-)
-def test_spacings_are_those_of_diffusers(scheduler: Any, steps: int, spacing: str, offset: int):
-    theirs = scheduler(timestep_spacing=spacing, steps_offset=offset)
-    theirs.set_timesteps(steps)
-    reading = from_scheduler_config(said_by(theirs))
-    expected = np.round(theirs.timesteps.numpy()[::-1]) + 1
-    if expected[-1] > 1000:  # diffusers asks its table for a level that is not there
-        with pytest.raises(diffkit.OptionError, match="different timesteps below 1000; use fewer steps"):
-            reading.levels(steps)
-    else:
-        np.testing.assert_array_equal(reading.levels(steps), expected)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -186,27 +201,6 @@ def test_a_chain_of_ddpm_ends_without_noise(variance: str):
     assert (float(gap.std()) > 0.1) == (variance == "fixed_large")
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        dict(clip_sample=False),
-        dict(set_alpha_to_one=False, steps_offset=1, clip_sample=False),
-        dict(timestep_spacing="trailing", clip_sample_range=0.5),
-        dict(thresholding=True),
-    ],
-    ids=str,
-)
-def test_chains_of_ddim(eta: float, prediction: str, options: dict[str, Any]):
-    theirs = DDIMScheduler(prediction_type=prediction, **options)
-    reading = from_scheduler_config(said_by(theirs), eta=eta)
-    noise = dict(eta=eta, generator=torch.Generator().manual_seed(0))
-    expected = walk(theirs, Answers(), start(), 10, use_clipped_model_output=True, **noise)
-    torch.testing.assert_close(sampled(reading, 10, start()), expected, rtol=5e-4, atol=5e-4)
-
-
 def test_chains_of_ddim_without_terminal_signal():
     theirs = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
     reading = from_scheduler_config(said_by(theirs))
@@ -216,27 +210,6 @@ def test_chains_of_ddim_without_terminal_signal():
     torch.testing.assert_close(sampled(reading, 10, start()), expected, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize(("algorithm", "order"), [("dpmsolver++", 1), ("dpmsolver++", 2), ("sde-dpmsolver++", 2)])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [1, 5, 20])
-def test_chains_of_dpm_solver(prediction: str, algorithm: str, order: int, spacing: str, steps: int):
-    theirs = DPMSolverMultistepScheduler(
-        prediction_type=prediction, algorithm_type=algorithm, solver_order=order, timestep_spacing=spacing
-    )
-    reading = from_scheduler_config(said_by(theirs))
-    expected = walk(theirs, Answers(), start(), steps, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sampled(reading, steps, start()), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_the_third_order_solver_goes_where_diffusers_goes():
-    """The built-in has another weight on the second difference (see its text), so both only meet in the limit."""
-    theirs = DPMSolverMultistepScheduler(solver_order=3, prediction_type="sample")
-    reading = from_scheduler_config(said_by(theirs))
-    gaps = [float((sampled(reading, n, start()) - walk(theirs, Answers(), start(), n)).abs().max()) for n in (25, 100)]
-    assert gaps[1] < gaps[0] < 0.005
-
-
 def test_low_snr_levels_may_be_clipped():
     options = dict(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1)
     theirs = DPMSolverMultistepScheduler(**options)
@@ -244,38 +217,6 @@ def test_low_snr_levels_may_be_clipped():
     levels = from_scheduler_config(said_by(theirs)).levels(20)
     np.testing.assert_array_equal(levels, theirs.timesteps.numpy()[::-1] + 1)
     assert levels[-1] < 1000
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        dict(timestep_spacing="leading", steps_offset=1),
-        dict(timestep_spacing="trailing"),
-        dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    ],
-    ids=str,
-)
-def test_chains_of_euler(prediction: str, options: dict[str, Any]):
-    theirs = EulerDiscreteScheduler(prediction_type=prediction, **options)
-    reading = from_scheduler_config(said_by(theirs))
-    theirs.set_timesteps(10)
-    sigma = float(theirs.sigmas[0])
-    x = start()
-    # Euler's states are x / alpha; 9 steps of linspace are whole timesteps, and so are all others.
-    expected = walk(theirs, Answers(), x * (1 + sigma**2) ** 0.5, 10)
-    torch.testing.assert_close(sampled(reading, 10, x), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_euler_between_levels_takes_the_nearer_one():
-    theirs = EulerDiscreteScheduler()
-    theirs.set_timesteps(30)
-    assert not torch.equal(theirs.timesteps, theirs.timesteps.round())
-    x, sigma = start(), float(theirs.sigmas[0])
-    expected = walk(theirs, Answers(), x * (1 + sigma**2) ** 0.5, 30)
-    found = sampled(from_scheduler_config(said_by(theirs)), 30, x)
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "mapping"])
@@ -291,16 +232,6 @@ def test_a_configuration_is_read_from_a_file_a_folder_or_a_mapping(tmp_path: Pat
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "karras": (
-        EulerDiscreteScheduler,
-        dict(use_karras_sigmas=True),
-        "use_karras_sigmas=True is not supported; only False is",
-    ),
-    "sigma_min": (
-        EulerDiscreteScheduler,
-        dict(final_sigmas_type="sigma_min"),
-        "final_sigmas_type='sigma_min' is not supported; only 'zero' is",
-    ),
     "learned": (
         DDPMScheduler,
         dict(variance_type="learned"),
@@ -317,24 +248,57 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         dict(prediction_type="flow_prediction"),
         "prediction_type='flow_prediction' is not supported; 'epsilon', 'sample', 'v_prediction' are",
     ),
-    "heun": (
+    "flow sigmas": (
         DPMSolverMultistepScheduler,
-        dict(solver_type="heun"),
-        "solver_type='heun' is not supported; only 'midpoint' is",
+        dict(use_flow_sigmas=True),
+        "use_flow_sigmas=True is not supported; only False is",
     ),
-    "sde order 1": (
+    "sde order 3": (
         DPMSolverMultistepScheduler,
-        dict(algorithm_type="sde-dpmsolver++", solver_order=1),
-        "algorithm_type='sde-dpmsolver++' of solver_order=1 is not supported; these are: dpmsolver++ of order 1, "
-        "dpmsolver++ of order 2, dpmsolver++ of order 3, sde-dpmsolver++ of order 2",
+        dict(algorithm_type="sde-dpmsolver++", solver_order=3),
+        "algorithm_type='sde-dpmsolver++', solver_order=3 is not supported; these are: algorithm_type='dpmsolver++', "
+        "solver_order=1 or 2 or 3; algorithm_type='dpmsolver', solver_order=1 or 2 or 3; "
+        "algorithm_type='sde-dpmsolver++', solver_order=1 or 2",
     ),
     "thresholding": (
         DDIMScheduler,
-        dict(thresholding=True, sample_max_value=2.0),
-        "thresholding with sample_max_value=2.0 is not supported; only 1.0 is, which is clipping. Turn it off and give "
-        "guidance=diffkit.guidance.DynamicThreshold() to system.sample",
+        dict(thresholding=True, sample_max_value=0.5),
+        "thresholding with sample_max_value=0.5 is not supported: diffusers multiplies every estimate by 2 there; 1.0 "
+        "and more are",
+    ),
+    "corrector": (
+        UniPCMultistepScheduler,
+        dict(disable_corrector=[0]),
+        "disable_corrector=[0] is not supported; only [] is",
+    ),
+    "mu": (
+        FlowMatchEulerDiscreteScheduler,
+        dict(use_dynamic_shifting=True),
+        "use_dynamic_shifting=True needs mu, which diffusers is told at each call; pass mu=",
+    ),
+    "v": (
+        EDMEulerScheduler,
+        dict(prediction_type="v_prediction"),
+        "prediction_type='v_prediction' is not supported; 'epsilon' is",
     ),
 }
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_options_and_defaults_are_those_of_diffusers(name: str):
+    theirs = inspect.signature(getattr(diffusers, name).__init__).parameters
+    if "kwargs" not in theirs:  # a stand-in for a class that needs another package
+        assert {key: p.default for key, p in theirs.items() if key != "self"} == SCHEDULERS[name].options
+
+
+def test_an_option_that_nobody_has_is_refused_by_name():
+    config = {"_class_name": "EulerDiscreteScheduler", "use_karas_sigmas": True, "skip_prk_steps": True}
+    with pytest.raises(diffkit.OptionError) as caught:
+        from_scheduler_config(config)
+    assert str(caught.value) == (
+        "this EulerDiscreteScheduler cannot be read:\n  use_karas_sigmas=True is not known; did you mean "
+        "'use_karras_sigmas'?"
+    )
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -346,7 +310,7 @@ def test_what_diffkit_cannot_do_is_refused(case: str):
 
 
 def test_all_problems_are_told_at_once():
-    config = said_by(EulerDiscreteScheduler(use_karras_sigmas=True, final_sigmas_type="sigma_min"))
+    config = said_by(EulerDiscreteScheduler(interpolation_type="log_linear", timestep_type="continuous"))
     with pytest.raises(diffkit.OptionError) as caught:
         from_scheduler_config(config)
     assert len(str(caught.value).splitlines()) == 3
@@ -359,10 +323,9 @@ def test_a_mapping_must_name_the_class():
 
 def test_a_scheduler_of_another_class_is_refused():
     with pytest.raises(diffkit.OptionError) as caught:
-        from_scheduler_config(said_by(PNDMScheduler()))
-    assert str(caught.value) == (
-        "a scheduler of class 'PNDMScheduler' cannot be read; these can: DDPMScheduler, DDIMScheduler, "
-        "DPMSolverMultistepScheduler, EulerDiscreteScheduler"
+        from_scheduler_config(said_by(CMStochasticIterativeScheduler()))
+    assert str(caught.value).startswith(
+        "a scheduler of class 'CMStochasticIterativeScheduler' cannot be read; these can: DDPMScheduler, "
     )
 
 

@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("diffusers")
 
 import torch
-from diffkit_diffusers import DiffkitScheduler, DiffusersBetas, open_pipeline, write_pipeline
+from diffkit_diffusers import DiffkitScheduler, DiffusersBetas, open_pipeline, to_scheduler_config, write_pipeline
 from diffusers_support import SMALL_UNET, Answers, walk
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import diffkit
 from diffkit.registry import registry
 
+import diffusers  # isort: skip
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  # isort: skip
 
 pytestmark = [
@@ -249,6 +250,9 @@ def test_a_pipeline_with_a_diffkit_sampler_is_saved_and_opened(tmp_path: Path):
     np.testing.assert_array_equal(images(again), images(pipeline))
 
 
+_ZERO_SNR = dict(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
+
+
 @pytest.mark.parametrize("pipeline", [DDPMPipeline, DDIMPipeline])
 def test_a_pipeline_is_opened_as_a_system(tmp_path: Path, pipeline: Any):
     kind = DDPMScheduler if pipeline is DDPMPipeline else DDIMScheduler
@@ -311,16 +315,111 @@ def test_a_system_is_written_with_its_own_sampler(tmp_path: Path):
     np.testing.assert_allclose(images(pipeline), expected, atol=1e-5)
 
 
-def test_what_no_ddpm_pipeline_has_is_told_at_once(tmp_path: Path):
-    system = diffkit.compose(backbone=("mlp", {"hidden": 8}), mean="x_prev", data_shape=(1, 8, 8), num_steps=40)
+def test_what_no_pipeline_has_is_told_at_once(tmp_path: Path):
+    system = diffkit.compose(
+        backbone=("mlp", {"hidden": 8}), mean="x_prev", data_shape=(1, 8, 8), num_steps=40, sampler="lms",
+        sampling={"steps": "quad20", "guidance": ("dynamic_threshold", {})},
+    )  # fmt: skip
     with pytest.raises(diffkit.OptionError) as caught:
         write_pipeline(system, tmp_path)
-    assert str(caught.value) == (
-        "this system cannot be written as a DDPMPipeline:\n"
-        "  backbone 'mlp' is no UNet2DModel; compose with backbone='diffusers_unet2d'\n"
-        "  the network is conditioned on other times than 0, 1, ..., T - 1; pass sampler=\n"
-        "  mean 'x_prev' is none of eps, x_start, v; pass sampler="
+    told = str(caught.value)
+    assert told.splitlines()[:4] == [
+        "this system cannot be written as a pipeline of diffusers:",
+        "  backbone 'mlp' is no UNet2DModel; compose with backbone='diffusers_unet2d'",
+        "  the network is conditioned on other times than 0, 1, ..., T - 1; pass sampler=",
+        "  mean 'x_prev' is none of eps, x_start, v; pass sampler=",
+    ]
+    assert told.splitlines()[4] == (
+        "  sampler 'lms' with these options is not that of any scheduler; compose with sampler=('lms', "
+        "{'estimates': 4, 'corrected_start': False, 'lower_order_long': False}), or pass sampler="
     )
+
+
+def written(**slots: Any) -> dict[str, Any]:
+    return to_scheduler_config(
+        diffkit.compose(schedule="diffusers_betas", backbone=None, data_shape=(1, 8, 8), rescale_time=False, **slots)
+    )
+
+
+def test_defaults_of_sampling_are_written_as_the_options_that_mean_them():
+    config = written(sampler="ddim", clip_x_start=False, sampling={"steps": "trailing20", "clip": True})
+    assert config["_class_name"] == "DDIMScheduler"
+    assert (config["timestep_spacing"], config["clip_sample"]) == ("trailing", True)
+    config = written(sampler="euler", clip_x_start=False, sampling={"final": "sigma_min"})
+    assert (config["_class_name"], config["final_sigmas_type"]) == ("EulerDiscreteScheduler", "sigma_min")
+    for slots, told in {
+        "steps": (dict(sampling={"steps": "quad20"}), "steps='quad20' of sampling is not a spacing of DDPMScheduler"),
+        "guidance": (
+            dict(sampling={"guidance": "dynamic_threshold"}),
+            "guidance 'dynamic_threshold' of sampling cannot be said",
+        ),
+        "eta": (dict(sampler=("ddim", {"eta": 0.5})), "eta=0.5 is given to each call of diffusers"),
+        "clip": (dict(sampler="euler", clip_x_start=True), "EulerDiscreteScheduler has no clip_sample, but estimates"),
+    }.values():
+        with pytest.raises(diffkit.OptionError, match=told):
+            written(**slots)
+
+
+FOLDERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddpm": (DDPMScheduler, {}),
+    "ddpm range": (DDPMScheduler, dict(clip_sample_range=0.5)),
+    "ddpm threshold": (DDPMScheduler, dict(thresholding=True, sample_max_value=2.0)),
+    "ddpm large": (DDPMScheduler, dict(variance_type="fixed_large", clip_sample=False, beta_schedule="scaled_linear")),
+    "ddpm zero snr": (DDPMScheduler, _ZERO_SNR),
+    "ddpm offset": (DDPMScheduler, dict(steps_offset=1, beta_schedule="squaredcos_cap_v2")),
+    "ddim": (DDIMScheduler, {}),
+    "ddim to level 1": (DDIMScheduler, dict(set_alpha_to_one=False, steps_offset=1, clip_sample=False)),
+    "ddim zero snr": (DDIMScheduler, _ZERO_SNR),
+    "ddim range": (DDIMScheduler, dict(clip_sample_range=0.5, timestep_spacing="linspace")),
+    "ddim threshold": (DDIMScheduler, dict(thresholding=True, dynamic_thresholding_ratio=0.9)),
+    "1": (
+        diffusers.DPMSolverMultistepScheduler,
+        dict(solver_order=1, final_sigmas_type="sigma_min"),
+    ),
+    "2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "2m karras": (diffusers.DPMSolverMultistepScheduler, dict(use_karras_sigmas=True)),
+    "2m sde": (diffusers.DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++", solver_type="heun")),
+    "3m": (diffusers.DPMSolverMultistepScheduler, dict(solver_order=3, final_sigmas_type="sigma_min")),
+    "2s": (diffusers.DPMSolverSinglestepScheduler, dict(lower_order_final=True)),
+    "2m lu": (diffusers.DPMSolverMultistepScheduler, dict(use_lu_lambdas=True, euler_at_final=True)),
+    "2m clipped": (
+        diffusers.DPMSolverMultistepScheduler,
+        dict(lambda_min_clipped=-5.1, beta_schedule="squaredcos_cap_v2", thresholding=True),
+    ),
+    "3s": (
+        diffusers.DPMSolverSinglestepScheduler,
+        dict(solver_order=3, solver_type="heun", use_karras_sigmas=True, final_sigmas_type="sigma_min"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("ddpm range", "2m karras") else [pytest.mark.slow]) for name in FOLDERS],
+)
+def test_a_folder_comes_back_through_diffkit(tmp_path: Path, name: str):
+    kind, options = FOLDERS[name]
+    pipeline = DDIMPipeline if kind is DDIMScheduler else DDPMPipeline
+    pipeline(unet(), kind(**options)).save_pretrained(tmp_path / "theirs")
+    write_pipeline(open_pipeline(tmp_path / "theirs"), tmp_path / "ours")
+    for file in ("model_index.json", "scheduler/scheduler_config.json"):
+        theirs, ours = (json.loads((tmp_path / folder / file).read_text()) for folder in ("theirs", "ours"))
+        assert ours == theirs
+    theirs, ours = (pipeline.from_pretrained(tmp_path / folder) for folder in ("theirs", "ours"))
+    np.testing.assert_allclose(images(ours, 6), images(theirs, 6), atol=1e-5)
+
+
+def test_a_pipeline_that_diffusers_cannot_run_is_not_written(tmp_path: Path):
+    DDPMPipeline(unet(), diffusers.PNDMScheduler(skip_prk_steps=True)).save_pretrained(tmp_path)
+    with pytest.raises(diffkit.OptionError, match="a DDPMPipeline cannot run a PNDMScheduler; pass sampler="):
+        write_pipeline(open_pipeline(tmp_path), tmp_path / "ours")
+
+
+def test_defaults_of_sampling_are_those_of_the_pipeline(tmp_path: Path):
+    DDIMPipeline(unet(), DDIMScheduler(clip_sample_range=0.5, timestep_spacing="trailing")).save_pretrained(tmp_path)
+    system = open_pipeline(tmp_path)
+    assert system.prepare(1).table.num_steps == 50
+    assert float(system.sample(2, seed=0, progress=False).abs().max()) <= 0.5
 
 
 @pytest.mark.parametrize("fault", ["nothing", "class", "network", "weights"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffkit_flow import Flow, FlowEuler, FlowLinear, FlowLogitNormal
+from diffkit_flow import Flow, FlowEuler, FlowHeun, FlowLinear, FlowLogitNormal
 from numpy.typing import NDArray
 
 import diffkit
@@ -34,7 +34,7 @@ def test_timesteps(check: Check):
     check()
 
 
-@parametrize_checks("sampler", FlowEuler())
+@parametrize_checks("sampler", FlowEuler(), FlowHeun())
 def test_sampler(check: Check):
     check()
 

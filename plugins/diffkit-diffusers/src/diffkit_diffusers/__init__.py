@@ -1,8 +1,8 @@
 """diffusers and diffkit, each in terms of the other.
 
-Parts, found by name: schedule "diffusers_betas", sampler "diffusers_ddim", "diffusers_multistep",
-"diffusers_singlestep", "diffusers_unipc" and "diffusers_pndm", spacing "diffusers", backbones "diffusers_unet2d" and "diffusers_dit".
-Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. And `DiffkitScheduler`, any
+Parts, found by name: schedule "diffusers_betas", spacing "diffusers", samplers "diffusers_ddim", "diffusers_multistep",
+"diffusers_singlestep", "diffusers_unipc" and "diffusers_pndm", backbones "diffusers_unet2d" and "diffusers_dit".
+Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. `DiffkitScheduler`: any
 diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
 """
 

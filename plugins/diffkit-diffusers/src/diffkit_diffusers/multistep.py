@@ -69,7 +69,7 @@ class DiffusersMultistep(Sampler):
         return self.algorithm_type in ("dpmsolver", "deis")
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of the estimates, latest first, of the noise, and of the latest estimate itself."""
+        """Return coefficients of x_t, of the estimates, latest first, and of the noise."""
         steps = ended(steps, self.final_alpha_bar)
         t, s = steps
         with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ from diffkit.registry.resolve import Slot
 from diffkit_diffusers.backbones import DiffusersUNet2D
 from diffkit_diffusers.networks import LabelledNetwork
 from diffkit_diffusers.reading import from_scheduler_config
-from diffkit_diffusers.schedulers import SCALES_INPUT
+from diffkit_diffusers.schedulers import IN_PIPELINES
 from diffkit_diffusers.writing import to_scheduler_config
 
 PIPELINES = {"DDPMPipeline": 1000, "DDIMPipeline": 50}
@@ -80,8 +80,8 @@ def write_pipeline(system: diffkit.System, folder: str | Path, *, sampler: Slot 
             config = to_scheduler_config(system)
         except OptionError as error:
             problems += [line.strip() for line in str(error).splitlines()[1:]]
-        if config.get("_class_name") in SCALES_INPUT:
-            problems.append(f"a pipeline does not scale the input as {config['_class_name']} needs; pass sampler=")
+        if config and config["_class_name"] not in IN_PIPELINES:
+            problems.append(f"a DDPMPipeline cannot run a {config['_class_name']}; pass sampler=")
     if problems:
         raise OptionError("\n  ".join(["this system cannot be written as a pipeline of diffusers:", *problems]))
     name = config.pop("_class_name", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from attrs import frozen
@@ -85,7 +85,7 @@ class DiffusersPNDM(RoutedSampler):
         return plan | {"eps_x": 1 / sigma, "eps_x_start": -alpha / sigma}
 
     def init(self, x: Tensor) -> State:
-        """Return start of a group, its estimate and eps, a sum, and a history of three, each unused before it is set."""
+        """Return start of a group, its estimate and eps, a sum, and a history of three, all unused at first."""
         return tuple(x.new_zeros(x.shape) for _ in range(7))
 
     def step(
@@ -116,6 +116,9 @@ class DiffusersPNDM(RoutedSampler):
         return np.stack([*first, *(_ADAMS_BASHFORTH[min(known + i, 3)] for i in range(n - len(first)))])
 
 
+LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
+
+
 def _level_at(at_s: Tensor, t: Level, s: Level) -> Level:
     """Level s where at_s is 1, and t where it is 0, without a branch."""
     import torch
@@ -123,7 +126,7 @@ def _level_at(at_s: Tensor, t: Level, s: Level) -> Level:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(at_s.view(a.shape) > 0, b, a)
 
-    values = [pick(a, b) for a, b in zip(t[:7], s[:7], strict=True)]
+    values: dict[str, Any] = {name: pick(getattr(t, name), getattr(s, name)) for name in LEVEL}
     coefficients = t.coefficients
     if t.coefficients is not None and s.coefficients is not None:
         there = s.coefficients.by_owner
@@ -132,4 +135,4 @@ def _level_at(at_s: Tensor, t: Level, s: Level) -> Level:
             for owner, columns in t.coefficients.by_owner.items()
         }
         coefficients = Coefficients(by_owner, t.coefficients.owner)
-    return Level(*values, coefficients)
+    return Level(**values, coefficients=coefficients)

@@ -160,7 +160,8 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
         yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
     for key, among in _choices(record, config).items():
         if key in config and config[key] not in among:
-            yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} are"
+            verb = "is" if len(among) == 1 else "are"
+            yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} {verb}"
     variance = config.get("variance_type")
     if variance is not None and variance not in VARIANCES:
         yield (
@@ -168,23 +169,23 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
             f"variance there, not for its logarithm; {', '.join(map(repr, VARIANCES))} are"
         )
     if record.solver(config) is None:
-        keys = list(dict.fromkeys(key for solver in record.solvers for key in solver.when))
-        yield f"{_options(config, keys)} is not supported; these are: " + ", ".join(
-            dict.fromkeys(_options(solver.when, keys) for solver in record.solvers)
-        )
+        known = [solver.when for solver in record.solvers if solver.sampler == record.solvers[0].sampler]
+        keys = [key for key in known[0] if key in config]
+        these = "; ".join(_options(when, keys) for when in known)
+        yield f"{_options(config, keys)} is not supported; these are: {these}"
     limit = config.get("sample_max_value", 1.0)
     if config.get("thresholding") and limit < 1:
         yield (
             f"thresholding with sample_max_value={limit!r} is not supported: diffusers multiplies every estimate by "
             f"{1 / limit:g} there; 1.0 and more are"
         )
-    package, schedule, _ = _PACKAGES.get(record.chain, (None, None, None))
+    package, schedule, _ = PACKAGES.get(record.chain, (None, None, None))
     if package is not None and schedule not in registry("schedule").names():
         yield f"it needs the package {package}; pip install {package}"
     if config.get("use_dynamic_shifting") and record.chain == "flow" and mu is None:
         yield "use_dynamic_shifting=True needs mu, which diffusers is told at each call; pass mu="
     if sum(bool(config.get(f"use_{kind}")) for kind in SIGMAS) > 1:
-        yield "of " + ", ".join(f"use_{kind}" for kind in SIGMAS) + " only one can be True"
+        yield f"only one of {', '.join(f'use_{kind}' for kind in SIGMAS)} can be True"
 
 
 def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
@@ -200,7 +201,10 @@ def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
 
 
 def _options(config: Config, keys: list[str]) -> str:
-    return " ".join(f"{key}={config[key]!r}" for key in keys if key in config)
+    def text(value: Any) -> str:
+        return " or ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+    return ", ".join(f"{key}={text(config[key])}" for key in keys)
 
 
 # ---- what is read ----------------------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ SIGMAS = {
 """Names of the switches, after "use_", and what `DiffusersSpacing.sigmas` says for them."""
 
 
-_PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
+PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
 """Package, schedule and mean of the chains that are not made of betas."""
 
 
@@ -233,14 +237,14 @@ def _of_betas(record: Scheduler, config: Config) -> dict[str, Any]:
 
 
 def _of_edm(record: Scheduler, config: Config) -> dict[str, Any]:
-    _, schedule, mean = _PACKAGES["edm"]
+    _, schedule, mean = PACKAGES["edm"]
     options = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "rho")}
     precondition = {"sigma_data": float(config["sigma_data"])}
     return {"schedule": (schedule, options), "mean": (mean, precondition), **_times(config)}
 
 
 def _of_flow(record: Scheduler, config: Config) -> dict[str, Any]:
-    _, schedule, mean = _PACKAGES["flow"]
+    _, schedule, mean = PACKAGES["flow"]
     scale = float(config["num_train_timesteps"])
     return {"schedule": (schedule, {"time_scale": scale}), "mean": mean, **_times(config)}
 

@@ -42,7 +42,7 @@ SHIFTED: dict[str, Any] = {
     "time_shift_type": "exponential",
     "shift_terminal": None,
 }
-"""Shifts of noise levels by the size of images. The four numbers are read by pipelines alone, which compute mu of them."""
+"""Shifts of noise levels by the size of images; pipelines compute mu of the four numbers."""
 SPACED: dict[str, Any] = {"timestep_spacing": "linspace", "steps_offset": 0}
 CLIPPED: dict[str, Any] = {"clip_sample": True, "clip_sample_range": 1.0}
 THRESHOLDED: dict[str, Any] = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
@@ -76,7 +76,7 @@ class Solver:
 
     Attributes:
         sampler: Registered name.
-        when: Options of the scheduler.
+        when: Options of the scheduler; a tuple is a choice, which one of `copied` says.
         options: Options of the sampler.
         copied: Options of the sampler whose values are options of the scheduler, by the names of both.
         ends: The sampler has the option final_alpha_bar, so that a chain may end at level 1.
@@ -90,7 +90,10 @@ class Solver:
 
     def fits(self, config: Config, short: bool) -> bool:
         """Return whether it is the solver of a configuration; ``short`` if that ends at level 1."""
-        return (self.ends or not short) and all(config[key] == value for key, value in self.when.items())
+        return (self.ends or not short) and all(
+            config[key] in value if isinstance(value, tuple) else config[key] == value
+            for key, value in self.when.items()
+        )
 
     def slot(self, config: Config, final_alpha_bar: float) -> tuple[str, dict[str, Any]]:
         """Return name and options of the sampler."""
@@ -98,9 +101,16 @@ class Solver:
         end = {"final_alpha_bar": final_alpha_bar} if self.ends else {}
         return self.sampler, {**self.options, **copied, **end}
 
-    def config(self, options: Config) -> dict[str, Any] | None:
-        """Return the scheduler's options for options of the sampler; None if it has others."""
-        if any(options[name] != value for name, value in self.options.items()):
+    def config(self, options: Config, defaults: Config) -> dict[str, Any] | None:
+        """Return the scheduler's options for options of the sampler; None if it has others.
+
+        Args:
+            options: The sampler's.
+            defaults: Those that an option must have which this record does not name.
+        """
+        named = {"final_alpha_bar"} | set(self.copied)
+        wanted = {**defaults, **self.options}
+        if any(options[name] != wanted[name] for name in options if name not in named):
             return None
         return {**self.when, **{key: options[name] for name, key in self.copied.items()}}
 
@@ -132,8 +142,8 @@ class Scheduler:
 
     def read(self) -> frozenset[str]:
         """Return the options that are read."""
-        groups = (CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS)
-        groups += (SHIFTED,) if self.chain == "flow" else ()
+        groups = [CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS]
+        groups += [SHIFTED] if self.chain == "flow" else []
         known = {name for group in groups for name in group} | set(INERT)
         known |= {"set_alpha_to_one", "lambda_min_clipped", "use_lu_lambdas", "sigma_min", "sigma_max"}
         for solver in self.solvers:
@@ -153,8 +163,8 @@ class Scheduler:
         return self.end == "level 1"
 
 
-def _dpm(algorithm: str, order: int, **more: Any) -> dict[str, Any]:
-    return {"algorithm_type": algorithm, "solver_order": order, **more}
+def _dpm(algorithm: str, order: int | tuple[int, ...]) -> dict[str, Any]:
+    return {"algorithm_type": algorithm, "solver_order": order}
 
 
 _DPM_OPTIONS: dict[str, Any] = {
@@ -174,8 +184,11 @@ _K_OPTIONS: dict[str, Any] = {**CHAIN, **SIGMAS, **SPACED}
 _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
 
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
-_MULTISTEP = {"dpmsolver++": (1, 2, 3), "dpmsolver": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
+_MULTISTEP = (("dpmsolver++", (1, 2, 3)), ("dpmsolver", (1, 2, 3)), ("sde-dpmsolver++", (1, 2)))
 """Orders of each algorithm. At order 3 with noise diffusers weighs the curvature with the wrong sign."""
+_ORDERS: dict[str, Any] = {"solver_order": (1, 2, 3)}
+_PUBLISHED: dict[str, Any] = {"lower_order_long": False}
+_FRESH: dict[str, Any] = {"eta": 1.0, "variance": "analytic", "s_noise": 1.0}
 _COPIED = {name: name for name in ("algorithm_type", "solver_order", "solver_type", "lower_order_final")}
 _COPIED_DEIS = {name: name for name in ("solver_order", "lower_order_final")}
 _COPIED_UNIPC = _COPIED_DEIS | {"solver_type": "solver_type"}
@@ -192,7 +205,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "DDIMScheduler",
             {**CHAIN, **CLIPPED, "set_alpha_to_one": True, **THRESHOLDED, **_LEADING, **ZERO_SNR},
-            (Solver("diffusers_ddim", ends=True),),
+            (Solver("diffusers_ddim", ends=True), Solver("ddim")),
             end="set_alpha_to_one",
         ),
         Scheduler(
@@ -205,13 +218,9 @@ SCHEDULERS: dict[str, Scheduler] = {
             "DPMSolverMultistepScheduler",
             {**_DPM_OPTIONS, "euler_at_final": False, "use_lu_lambdas": False, **SPACED, **ZERO_SNR},
             (
-                *(
-                    Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
-                    for kind, orders in _MULTISTEP.items()
-                    for order in orders
-                ),
-                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2)),
-                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), {"eta": 1.0, "variance": "analytic"}),
+                *(Solver("diffusers_multistep", _dpm(*kind), {}, _COPIED_DPM, ends=True) for kind in _MULTISTEP),
+                Solver("dpmpp_2m", _PLAIN | _dpm("dpmsolver++", 2), _PUBLISHED),
+                Solver("sde_dpmpp_2m", _PLAIN | _dpm("sde-dpmsolver++", 2), _PUBLISHED),
             ),
             end="final_sigmas_type",
             divides=True,
@@ -219,11 +228,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "DPMSolverSinglestepScheduler",
             {**_DPM_OPTIONS, "lower_order_final": False},
-            tuple(
-                Solver("diffusers_singlestep", _dpm(kind, order), {}, _COPIED, ends=True)
-                for kind in ("dpmsolver++", "dpmsolver")
-                for order in (1, 2, 3)
-            ),
+            tuple(Solver("diffusers_singlestep", _dpm(*kind), {}, _COPIED, ends=True) for kind in _MULTISTEP[:2]),
             end="final_sigmas_type",
         ),
         Scheduler(
@@ -239,9 +244,10 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **FLOW,
                 **SPACED,
             },
-            tuple(
-                Solver("diffusers_multistep", {"solver_order": order}, {"algorithm_type": "deis"}, _COPIED_DEIS, True)
-                for order in (1, 2, 3)
+            (
+                Solver(
+                    "diffusers_multistep", {"solver_order": (1, 2, 3)}, {"algorithm_type": "deis"}, _COPIED_DEIS, True
+                ),
             ),
             end="level 1",
         ),
@@ -264,19 +270,23 @@ SCHEDULERS: dict[str, Scheduler] = {
                 **_RANGE,
                 "shift_terminal": None,
             },
-            tuple(
-                Solver("diffusers_unipc", {"solver_order": k, "solver_type": kind}, {}, _COPIED_UNIPC, ends=True)
-                for k in (1, 2, 3)
-                for kind in ("bh2", "bh1")
-            )
-            + tuple(
+            (
                 Solver(
-                    "unipc",
-                    {"solver_order": k, "solver_type": kind, "lower_order_final": True},
-                    {"estimates": k, "variant": kind},
-                )
-                for k in (1, 2)
-                for kind in ("bh2", "bh1")
+                    "diffusers_unipc",
+                    {"solver_order": (1, 2, 3), "solver_type": ("bh2", "bh1")},
+                    {},
+                    _COPIED_UNIPC,
+                    ends=True,
+                ),
+                *(
+                    Solver(
+                        "unipc",
+                        {"solver_order": order, "lower_order_final": True},
+                        {"estimates": order, **_PUBLISHED},
+                        {"variant": "solver_type"},
+                    )
+                    for order in (1, 2)
+                ),
             ),
             end="final_sigmas_type",
             divides=True,
@@ -300,18 +310,24 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             "EulerAncestralDiscreteScheduler",
             {**CHAIN, **SPACED, **ZERO_SNR},
-            (Solver("euler_ancestral", {}, {"eta": 1.0}),),
+            (Solver("euler_ancestral", {}, _FRESH),),
             divides=True,
         ),
         Scheduler(
-            "HeunDiscreteScheduler", {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False}, (Solver("heun"),)
+            "HeunDiscreteScheduler",
+            {**_K_OPTIONS, **_NARROW, **CLIPPED, "clip_sample": False},
+            (Solver("heun", {}, _PUBLISHED),),
         ),
-        Scheduler("LMSDiscreteScheduler", _K_OPTIONS, (Solver("lms", {}, {"estimates": 4, "corrected_start": False}),)),
-        Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2"),)),
+        Scheduler(
+            "LMSDiscreteScheduler",
+            _K_OPTIONS,
+            (Solver("lms", {}, {"estimates": 4, "corrected_start": False} | _PUBLISHED),),
+        ),
+        Scheduler("KDPM2DiscreteScheduler", {**_K_OPTIONS, **_NARROW}, (Solver("dpm2", {}, _PUBLISHED),)),
         Scheduler(
             "KDPM2AncestralDiscreteScheduler",
             {**_K_OPTIONS, **_NARROW},
-            (Solver("dpm2_ancestral", {}, {"eta": 1.0}),),
+            (Solver("dpm2_ancestral", {}, _PUBLISHED | _FRESH),),
         ),
         Scheduler(
             "DPMSolverSDEScheduler",
@@ -337,11 +353,7 @@ SCHEDULERS: dict[str, Scheduler] = {
                 "euler_at_final": False,
                 **ENDS,
             },
-            tuple(
-                Solver("diffusers_multistep", _dpm(kind, order), {}, _COPIED_DPM, ends=True)
-                for kind in ("dpmsolver++", "sde-dpmsolver++")
-                for order in _MULTISTEP[kind]
-            ),
+            tuple(Solver("diffusers_multistep", _dpm(*kind), {}, _COPIED_DPM, ends=True) for kind in _MULTISTEP[::2]),
             "final_sigmas_type",
             chain="edm",
         ),
@@ -355,15 +367,9 @@ SCHEDULERS: dict[str, Scheduler] = {
     )
 }
 
-SCALES_INPUT = frozenset(
+IN_PIPELINES = frozenset(
     f"{name}Scheduler"
-    for name in (
-        "EulerDiscrete",
-        "EulerAncestralDiscrete",
-        "HeunDiscrete",
-        "LMSDiscrete",
-        "KDPM2Discrete",
-        "DPMSolverSDE",
-    )
-) | {"KDPM2AncestralDiscreteScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
-"""Classes whose states are x / alpha: the unconditional pipelines of diffusers neither start there nor scale the input."""
+    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "FlowMatchEulerDiscrete")
+)
+"""Classes that the unconditional pipelines of diffusers can run: these scale neither the input of a network nor the
+noise that a chain starts from, and give every scheduler a generator, which others do not take."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class DiffusersSinglestep(Sampler):
     """Intervals in groups of ``solver_order``; each goes from the start of its group by the estimates in it.
 
-    With D_j the estimates of the group, ``h = lambda_s - lambda_0`` and r_j where in h they lie:
-    ``x_s = sigma_s/sigma_0 x_0 + alpha_s (1 - exp(-h)) D_0 + ...``, to the order of the number of estimates. In contrast
-    to 'dpmpp_2s' the evaluations inside of a step are at levels of the table in use, which need not be its middle.
+    With D_j the estimates of the group, ``h = lambda_s - lambda_0``:
+    ``x_s = sigma_s/sigma_0 x_0 + alpha_s (1 - exp(-h)) D_0 + ...``, to the order of the number of estimates. Unlike in
+    'dpmpp_2s' the evaluations inside of a step are at levels of the table in use, which need not be its middle.
 
     Attributes:
         algorithm_type: "dpmsolver++" extends x_start, "dpmsolver" eps.
@@ -112,11 +112,11 @@ class DiffusersSinglestep(Sampler):
         slopes = [(estimates[j + 1] - estimates[0]) / r[j] for j in range(order - 1)]
         line, parabola = size * moment(sign * h, 1), size * moment(sign * h, 2)
         if self.solver_type == "midpoint":
-            return out + (held / 2 if order == 2 else line) * slopes[-1]
+            return np.asarray(out + (held / 2 if order == 2 else line) * slopes[-1])
         if order == 2:
-            return out + line * slopes[0]
+            return np.asarray(out + line * slopes[0])
         curve = (slopes[1] - slopes[0]) / (r[1] - r[0])
-        return out + line * (slopes[0] - r[0] * curve) + parabola * curve
+        return np.asarray(out + line * (slopes[0] - r[0] * curve) + parabola * curve)
 
     def _noise(self, at: list[Coefs]) -> F64:
         """Coefficients of eps at each level of a group, as those of `_step`."""

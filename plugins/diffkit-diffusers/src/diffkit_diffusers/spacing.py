@@ -88,8 +88,8 @@ class DiffusersSpacing(GridSpacing):
         time_shift_type: "exponential" or "linear".
         shift_terminal: On straight paths, stretch 1 - u so that the last u is this; None does not.
         lambda_min_clipped: Timesteps with a smaller log(alpha / sigma) are left out; None leaves out none.
-        whole_times: Round the times of Karras and Lu sigmas, if the scheduler does: DPMSolverMultistepScheduler does not
-            on "squaredcos_cap_v2".
+        whole_times: Round the times of Karras and Lu sigmas, if the scheduler does; False for
+            DPMSolverMultistepScheduler on "squaredcos_cap_v2".
         half_steps: Visit the middle of each of the first three steps too, as PNDMScheduler does with
             skip_prk_steps=False; 'diffusers_pndm' needs them then. There are count + 3 levels.
     Source: ``set_timesteps`` of diffusers' schedulers, version 0.42.1; Karras et al. 2022, arXiv:2206.00364, eq. 5; Lee
@@ -123,7 +123,7 @@ class DiffusersSpacing(GridSpacing):
         Raises:
             OptionError: There are not that many.
         """
-        if self.sigmas != "timesteps":
+        if self.sigmas != "timesteps" or GRIDS[self.scheduler].straight:
             return tuple(super().levels(table))
         return tuple(int(t) + 1 for t in np.round(self._timesteps(table)))
 
@@ -135,10 +135,9 @@ class DiffusersSpacing(GridSpacing):
         """Return what the network is conditioned on at each of these levels."""
         grid = GRIDS[self.scheduler]
         if grid.straight:
-            return self._straight(table) * table.time[-1]
-        timesteps = self._timesteps(table)
+            return np.asarray(self._straight(table) * table.time[-1])
         if self.sigmas == "timesteps":
-            return timesteps
+            return np.asarray(np.interp(self._timesteps(table), np.arange(table.num_steps), table.time[1:]))
         found = np.interp(np.log(self._sigmas(table)), np.log(_chain(table)), table.time[1:])
         if self.sigmas in grid.rounds and self.whole_times:
             found = np.round(found)
@@ -157,7 +156,7 @@ class DiffusersSpacing(GridSpacing):
         ends = spaced[[0, -1]] if GRIDS[self.scheduler].own_range else chain[[0, -1]]
         low = ends[0] if self.sigma_min is None else self.sigma_min
         high = ends[1] if self.sigma_max is None else self.sigma_max
-        return self._between(low, high)
+        return self._between(float(low), float(high))
 
     def _between(self, low: float, high: float) -> F64:
         """Noise between two ends, ascending."""

@@ -11,10 +11,10 @@ import numpy as np
 import diffkit
 from diffkit import OptionError
 from diffkit.registry.resolve import resolve_several
-from diffkit.spacing import spacing_part
+from diffkit.spacing import levels, spacing_part
 from diffkit_diffusers.betas import DiffusersBetas
-from diffkit_diffusers.reading import MEANS, SIGMAS, TINY, VARIANCES
-from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler
+from diffkit_diffusers.reading import MEANS, PACKAGES, SIGMAS, TINY, VARIANCES
+from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler, Solver
 from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
 
 
@@ -39,17 +39,15 @@ class _Writer:
     def __init__(self, system: diffkit.System):
         self.system, self.names = system, system.parts.names
         self.config: dict[str, Any] = {}
-        self.problems: list[str] = list(_chain_problems(system))
+        self.problems: list[str] = []
         self.steps = _steps(system)
         record, solved = self._solver()
+        self.problems[:0] = _chain_problems(system) if record is None or record.chain == "betas" else ()
         if record is None:
-            classes = [self.steps.scheduler] if isinstance(self.steps, DiffusersSpacing) else list(SCHEDULERS)
-            self.problems.append(
-                f"sampler {self.names['sampler']!r} with these options is not one of {', '.join(classes)}; pass sampler="
-            )
+            self.problems.append(self._no_solver())
             return
         self.config = {"_class_name": record.name, **record.options, **solved}
-        self._write_chain(record)
+        {"betas": self._write_betas, "edm": self._write_edm, "flow": self._write_flow}[record.chain](record)
         self._write_variance(record)
         self._write_clipping(record)
         self._write_steps(record)
@@ -65,22 +63,62 @@ class _Writer:
                     return record, found
         return None, {}
 
-    def _options(self, record: Scheduler, solver: Any) -> dict[str, Any] | None:
-        options = attrs.asdict(self.system.parts.sampler, recurse=False)
-        found: dict[str, Any] | None = solver.config(options)
+    def _no_solver(self) -> str:
+        name, steps = self.names["sampler"], self.steps
+        whose = steps.scheduler if isinstance(steps, DiffusersSpacing) else "any scheduler"
+        alike = (solver for record in SCHEDULERS.values() for solver in record.solvers if solver.sampler == name)
+        options = next((dict(solver.options) for solver in alike if solver.options), None)
+        fix = "" if options is None else f"compose with sampler=({name!r}, {options!r}), or "
+        return f"{self.system.parts.label('sampler')} with these options is not that of {whose}; {fix}pass sampler="
+
+    def _options(self, record: Scheduler, solver: Solver) -> dict[str, Any] | None:
+        """The scheduler's options for those of the sampler; None if it is another one."""
+        sampler: Any = self.system.parts.sampler
+        options = attrs.asdict(sampler, recurse=False)
+        defaults = {field.name: field.default for field in attrs.fields(type(sampler))}
+        eta = options.pop("eta", 0.0) if record.name == "DDIMScheduler" else 0.0
+        found = solver.config(options, defaults)
         if found is None:
             return None
-        if solver.ends and record.end in record.options:
-            final, first = options["final_alpha_bar"], float(self.system.table.alpha_bar[1])
-            if final not in (1.0, first):
-                return None
-            kinds = ("zero", "sigma_min") if record.end == "final_sigmas_type" else (True, False)
-            found[record.end] = kinds[final != 1.0]
-        if record.name == "DDIMScheduler" and options["eta"]:
-            self.problems.append(f"eta={options['eta']:g} is given to each call of diffusers; pass sampler=")
+        final, first = options.get("final_alpha_bar", 1.0), float(self.system.table.alpha_bar[1])
+        short = final != 1.0 or (self.system.settings.sampling or {}).get("final") == "sigma_min"
+        if final not in (1.0, first) or (short and record.end == "clean") or (not short and record.end == "level 1"):
+            return None
+        if record.end in record.options:
+            found[record.end] = {"final_sigmas_type": ("zero", "sigma_min")}.get(record.end, (True, False))[short]
+        if eta:
+            self.problems.append(f"eta={eta:g} is given to each call of diffusers; pass sampler=")
         return found
 
-    def _write_chain(self, record: Scheduler) -> None:
+    def _write_edm(self, record: Scheduler) -> None:
+        self._write_package(record, "edm", ("sigma_min", "sigma_max", "rho"), ("sigma_data",))
+        self.config["sigma_schedule"] = getattr(self.steps, "sigmas", "karras")
+
+    def _write_flow(self, record: Scheduler) -> None:
+        self._write_package(record, "flow", (), ())
+        if getattr(self.system.parts.schedule, "time_scale", None) != self.system.num_steps:
+            self.problems.append(f"time_scale of the schedule is not num_steps={self.system.num_steps}; pass sampler=")
+        steps = self.steps
+        if isinstance(steps, DiffusersSpacing):
+            found: dict[str, Any] = {"shift": steps.shift, "shift_terminal": steps.shift_terminal}
+            found |= {"use_dynamic_shifting": steps.mu is not None, "time_shift_type": steps.time_shift_type}
+            self.config |= {key: value for key, value in found.items() if key in record.options}
+
+    def _write_package(
+        self, record: Scheduler, chain: str, of_schedule: tuple[str, ...], of_mean: tuple[str, ...]
+    ) -> None:
+        """Options that are those of schedule and mean of a package."""
+        package, schedule, mean = PACKAGES[chain]
+        for kind, name in (("schedule", schedule), ("mean", mean)):
+            if self.names[kind] != name:
+                self.problems.append(f"{record.name} needs {kind} {name!r} of {package}; pass sampler=")
+                return
+        self.config["num_train_timesteps"] = self.system.num_steps
+        parts = self.system.parts
+        self.config |= {name: getattr(parts.schedule, name) for name in of_schedule}
+        self.config |= {name: getattr(parts.mean, name) for name in of_mean}
+
+    def _write_betas(self, record: Scheduler) -> None:
         schedule, system = self.system.parts.schedule, self.system
         self.config["num_train_timesteps"] = system.num_steps
         predictions = {mean: prediction for prediction, mean in MEANS.items()}
@@ -122,7 +160,7 @@ class _Writer:
                 found = {"clip_sample": True, "clip_sample_range": options["limit"]}
             elif name == "dynamic_threshold" and not clips and options["limit"] == 1 and options["largest"] is not None:
                 ratio, largest = options["percentile"], options["largest"]
-                found |= {"thresholding": True, "dynamic_thresholding_ratio": ratio, "sample_max_value": largest}
+                found = {"thresholding": True, "dynamic_thresholding_ratio": ratio, "sample_max_value": largest}
             else:
                 self.problems.append(f"guidance {name!r} of sampling cannot be said; pass sampler=")
         for key, value in found.items():
@@ -137,13 +175,13 @@ class _Writer:
             found = {
                 "timestep_spacing": steps.timestep_spacing,
                 "steps_offset": steps.steps_offset,
-                "sigma_min": steps.sigma_min,
-                "sigma_max": steps.sigma_max,
+                **({"sigma_min": steps.sigma_min, "sigma_max": steps.sigma_max} if record.chain == "betas" else {}),
                 "lambda_min_clipped": -float("inf") if steps.lambda_min_clipped is None else steps.lambda_min_clipped,
             }
-            found |= {f"use_{key}": steps.sigmas == kind for key, kind in SIGMAS.items()}
-        elif steps in TIMES:
-            found = {"timestep_spacing": steps}
+            if "sigma_schedule" not in record.options:
+                found |= {f"use_{key}": steps.sigmas == kind for key, kind in SIGMAS.items()}
+        elif (spaced := self._same_levels(record)) is not None:
+            found = {"timestep_spacing": spaced}
         elif steps is not None:
             self.problems.append(f"steps={steps!r} of sampling is not a spacing of {record.name}; pass sampler=")
         for key, value in found.items():
@@ -152,20 +190,32 @@ class _Writer:
             elif value not in (None, False, 0, -float("inf"), "linspace"):
                 self.problems.append(f"{record.name} has no {key}, which would be {value!r}; pass sampler=")
 
+    def _same_levels(self, record: Scheduler) -> str | None:
+        """The timestep_spacing that visits the levels of the default spacing; None if there is none."""
+        table = self.system.table
+        try:
+            wanted = levels(table.num_steps, self.steps, table)
+        except OptionError:  # noise between levels
+            return None
+        for name in TIMES if self.steps is not None else ():
+            try:
+                if DiffusersSpacing(len(wanted), record.name, name).levels(table) == wanted:
+                    return name
+            except OptionError:  # fewer levels there
+                continue
+        return None
+
 
 _ZERO = "rescale_betas_zero_snr"
 
 
 def _steps(system: diffkit.System) -> Any:
-    """The default spacing: diffusers' part, one of its names, None for every level, or another spacing as it is."""
+    """The default spacing: diffusers' part, None for every level, or another spacing as it is."""
     steps = (system.settings.sampling or {}).get("steps")
     if steps is None or steps == "all":
         return None
     part = spacing_part(steps)
-    if isinstance(part, DiffusersSpacing):
-        return part
-    name = None if part is None else diffkit.registry.registry("spacing").provenance(part).name
-    return name if name in TIMES else steps
+    return part if isinstance(part, DiffusersSpacing) else steps
 
 
 def _chain_problems(system: diffkit.System) -> Iterator[str]:

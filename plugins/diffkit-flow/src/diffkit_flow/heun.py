@@ -30,9 +30,9 @@ class FlowHeun(MultistageSampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return Euler's coefficients of x_t and x_start, and half of the change of alpha and of sigma."""
         t, s = steps
-        move = (s.sigma - t.sigma) / t.sigma
-        alpha, sigma = s.alpha - t.alpha, s.sigma - t.sigma
-        return {"x": 1 + move, "x_start": alpha - move * t.alpha, "alpha": alpha / 2, "sigma": sigma / 2}
+        carry = s.sigma / t.sigma
+        halves = {"alpha": (s.alpha - t.alpha) / 2, "sigma": (s.sigma - t.sigma) / 2}
+        return {"x": carry, "x_start": s.alpha - carry * t.alpha} | halves
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
