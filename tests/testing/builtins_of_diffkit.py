@@ -64,6 +64,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("hook", "gradient_norms"): [{}, {"patterns": ("*.bias", "*")}, {"depth": 1}],
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
+    ("schedule", "table"): [{}, {"alpha": (0.9, 0.1), "sigma": (0.3, 1.0), "times": (0.1, 0.9)}],
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     # measured errors belong to their model, so any but zero differ from what a table alone says
     ("var", "analytic"): [{}, {"x_start_mse": (0.0,) * 1000}],
