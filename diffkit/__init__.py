@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe
     from diffkit.registry import refresh as refresh
+    from diffkit.system.adopting import adopt as adopt
     from diffkit.system.cascade import Cascade as Cascade
     from diffkit.system.compose import compose as compose
     from diffkit.system.compose import recompose as recompose

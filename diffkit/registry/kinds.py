@@ -149,7 +149,16 @@ KERNEL = Kind(
 )
 """A module that computes what layers do; it is installed, and has no name in a composition. There is none built in."""
 
-FOUND: dict[str, Kind] = {**OFFERED, KERNEL.name: KERNEL}
+ADOPTER = Kind(
+    "adopter",
+    "Reader of another library's models.",
+    "diffkit.system.adopting:Adopter",
+    "",
+    module=True,
+)
+"""A module that `diffkit.adopt` reads a library's models by; its name is that of the library's package."""
+
+FOUND: dict[str, Kind] = {**OFFERED, KERNEL.name: KERNEL, ADOPTER.name: ADOPTER}
 """Everything that is looked for among entry points, by kind."""
 
 SLOTS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if kind.slot)

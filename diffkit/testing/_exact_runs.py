@@ -43,6 +43,10 @@ class ExactRun(Protocol):
     def points(self) -> Sequence[tuple[float, float]]:
         """Return alpha and sigma where each step starts, then where the last one goes."""
 
+    @property
+    def rounding(self) -> float:
+        """Return what twice a change may differ from twice its result by, relative to x."""
+
     def draws(self, steps: int) -> int:
         """Return how many tensors of noise some steps use."""
 
@@ -98,7 +102,7 @@ def propagate_normal(
     found = []
     for i, after in zip(range(steps), run.run_exact(oracle, x, noises), strict=False):
         spread = StepDistribution.of_rows(after)
-        _require_affine(after, spread.shares, attrs.evolve(run.where, detail=f"step {i + 1}"))
+        _require_affine(after, spread.shares, run.rounding, attrs.evolve(run.where, detail=f"step {i + 1}"))
         found.append(spread)
     return found
 
@@ -119,10 +123,10 @@ def _sources(start: GaussianOracle, draws: int) -> tuple[Tensor, list[Tensor]]:
     return x, noises
 
 
-def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:
+def _require_affine(after: Tensor, shares: Tensor, rounding: float, where: Where) -> None:
     gap = (after[-1] - after[0] - 2 * shares.sum(0)).abs().max()
     size = 1 + after.abs().max()
-    if not gap <= (1e-8 if after.dtype == torch.float64 else 1e-3) * size:
+    if not gap <= rounding * size:
         raise LawError(
             "a step that is affine in x and noise when the denoiser is",
             f"twice the change gives {float(gap):.3g} more than twice the result",

@@ -55,6 +55,11 @@ class PreparedSampler:
         """Return alpha and sigma where each step starts, then where the last one goes."""
         return [(float(self.table.alpha[k]), float(self.table.sigma[k])) for k in self.levels]
 
+    @property
+    def rounding(self) -> float:
+        """Return what counts as rounding in float64."""
+        return 1e-8
+
     def draws(self, steps: int) -> int:
         """Return how many tensors of noise some steps use."""
         return steps if self.sampler.stochastic else 0

@@ -68,7 +68,8 @@ class SolverCase:
     def run(self, times: Sequence[float], grid: str) -> SolverRun:
         """Return a run through some times."""
         times = [float(t) for t in times]
-        return SolverRun(self.solve, self.path, times, Where(self.path.label, len(times) - 1, detail=grid))
+        where = Where(self.path.label, len(times) - 1, detail=grid)
+        return SolverRun(self.solve, self.path, times, where, max(1e-8, 10 * self.floor))
 
     @property
     def stochastic(self) -> bool:
@@ -88,6 +89,7 @@ class SolverRun:
     path: TimePath
     times: Sequence[float]
     where: Where
+    rounding: float = 1e-8
 
     @property
     def points(self) -> list[tuple[float, float]]:

@@ -120,11 +120,15 @@ class ExactModel:
         of_signal, of_noise = rates
         return (of_signal * x_start + of_noise * eps).to(x.dtype)
 
+    def watch(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> None:
+        """Note an evaluation; who asks the oracle instead of the model calls it, so that the laws see what is asked."""
+        if self.on_call is not None:
+            self.on_call(x, alpha, sigma)
+
     def _estimate(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         shape = (-1, *(1,) * (x.ndim - 1))
         alpha, sigma = self.alpha(t).reshape(shape), self.sigma(t).reshape(shape)
-        if self.on_call is not None:
-            self.on_call(x, alpha, sigma)
+        self.watch(x, alpha, sigma)
         x = x.double()
         x_start = self.oracle.x_start(x, alpha, sigma)
         return x_start, (x - alpha * x_start) / sigma, alpha, sigma

@@ -73,6 +73,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"mean": (5, 6, 7), "std": (1, 2, 3)},
     ],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
+    ("schedule", "table"): [{}, {"alpha": (0.9, 0.1), "sigma": (0.3, 1.0), "times": (0.1, 0.9)}],
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     # measured errors belong to their model, so any but zero differ from what a table alone says
     ("var", "analytic"): [{}, {"x_start_mse": (0.0,) * 1000}],
