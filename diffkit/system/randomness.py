@@ -70,6 +70,7 @@ class Purpose(IntEnum):
     COUPLING = 9
     LEVEL_TO = 10
     ESTIMATE = 11
+    LATENTS = 12
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:
