@@ -18,12 +18,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, axes: int):
         super().__init__()
         convolution = _CONVOLUTIONS[axes - 1]
-        self.layers = nn.Sequential(
-            *(norm(channels), nn.SiLU(), convolution(channels, channels, 3, padding=1)),
-            *(norm(channels), nn.SiLU(), convolution(channels, channels, 3, padding=1)),
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        first, last = (convolution(channels, channels, 3, padding=1) for _ in range(2))
+        self.layers = nn.Sequential(norm(channels), nn.SiLU(), first, norm(channels), nn.SiLU(), last)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with the block's own part added."""

@@ -32,7 +32,12 @@ def test_it_is_read_with_its_scale_and_saved_with_the_system(folder, tmp_path):
 
     vae = AutoencoderKL.from_pretrained(folder).eval()
     system = diffkit.compose(
-        codec=DiffusersKL(folder=str(folder)), data_shape=(3, 16, 16), backbone="mlp", schedule="cosine", num_steps=10, mean="v"
+        codec=DiffusersKL(folder=str(folder)),
+        data_shape=(3, 16, 16),
+        backbone="mlp",
+        schedule="cosine",
+        num_steps=10,
+        mean="v",
     )
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     with torch.no_grad():
