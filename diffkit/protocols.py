@@ -156,6 +156,7 @@ class LossInputs(NamedTuple):
         decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
         to: The second level of each row, if a `PairSampler` draws the levels; None otherwise.
         learned: The loss's own module, if it is a `LearnedPart`; None otherwise.
+        rate: By how much log_snr falls with time at each row, (B,), where a `TimeSampler` draws times; None otherwise.
     """
 
     x_start: Tensor
@@ -172,6 +173,7 @@ class LossInputs(NamedTuple):
     decoder_rows: int
     to: Level | None = None
     learned: nn.Module | None = None
+    rate: Tensor | None = None
 
 
 class Denoise(Protocol):
@@ -307,6 +309,26 @@ class ContinuousSchedule(NoiseSchedule):
         """Return (total_std, time) at any log_snr, each of its shape and dtype."""
 
 
+class LearnedSchedule(ContinuousSchedule, LearnedPart):
+    """A schedule with weights, which decide when in time each log_snr comes, and nothing else.
+
+    The ends and `level` do not depend on them, so that the bound has one value, whatever they are, and they are trained
+    to lower the variance of its estimate. It needs a `TimeSampler` and an `InvariantLoss`. `table` is that of a module
+    as it is built; a system computes that of its present weights from `log_snr_at`, at times 0, 1 / (T - 1), ..., 1.
+    """
+
+    @abstractmethod
+    def log_snr_at(self, module: nn.Module, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log_snr, and its rate of fall with time, which is positive for any weights, with gradients.
+
+        Args:
+            module: The schedule's own.
+            time: In [0, 1], (B,) float64; 0 is the clean end.
+        Returns:
+            log_snr and ``-d log_snr / d time``, (B,) float64 each.
+        """
+
+
 class MeanParameterization(Part, Protocol):
     """What the network predicts, as three coefficients.
 
@@ -375,6 +397,10 @@ class Loss(Part, Protocol):
     @abstractmethod
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return per-example terms, each (B,) float32; training minimizes the one named "loss"."""
+
+
+class InvariantLoss(Loss):
+    """A loss that multiplies by ``at.rate``, so that its mean over times is the same for any schedule of these ends."""
 
 
 class Tangent(NamedTuple):
@@ -514,6 +540,18 @@ class ContinuousTimestepSampler(TimestepSampler):
 
         Returns:
             log_snr, (B,) float64, and weights, (B,) float32, which are 1 on average.
+        """
+
+
+class TimeSampler(ContinuousTimestepSampler):
+    """Draws times, which a `LearnedSchedule` turns into values of log_snr."""
+
+    @abstractmethod
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Turn uniforms into times; arguments as of `TimestepSampler.sample`.
+
+        Returns:
+            Times in [0, 1], (B,) float64, and weights, (B,) float32, such that ``p(time) w(time) = 1``.
         """
 
 

@@ -166,7 +166,7 @@ def _network(system: System, recipe: Any) -> nn.Module | None:
 
 
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: nn.Module | None) -> Explanation:
-    parts, table = system.parts, system.table
+    table, parts = system.table, system.parts
     steps = (system.settings.sampling or {}).get("steps") if steps is None else steps
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (

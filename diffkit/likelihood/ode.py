@@ -239,7 +239,7 @@ class _FlowPath:
     """The noise path of the flow ODE: coefficients and times between levels, at any rho."""
 
     def __init__(self, system: System):
-        parts, table = system.parts, system.table
+        table, parts = system.table, system.parts
         self.parts, self.ends_without_signal = parts, not np.isfinite(table.log_snr[-1])
         with_signal = slice(1, -1 if self.ends_without_signal else None)
         self.clock = -table.log_snr[with_signal]

@@ -75,7 +75,7 @@ def _slot(name: str, about: str, protocol: str, folder: str, weights: bool = Fal
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules"),
+        _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules", weights=True),
         _slot("mean", "What the network predicts.", "MeanParameterization", "means"),
         _slot("var", "Variance of the reverse step.", "VarianceParameterization", "variances"),
         _slot("loss", "What training minimizes.", "Loss", "losses", weights=True),

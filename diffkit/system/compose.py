@@ -19,7 +19,6 @@ from diffkit.errors import (
     Message,
     OptionError,
     ProtocolError,
-    Setting,
     did_you_mean,
     joined,
     naming,
@@ -35,16 +34,19 @@ from diffkit.protocols import (
     ConditionalBackbone,
     ContinuousSchedule,
     Decoder,
+    InvariantLoss,
+    LearnedSchedule,
     NetworkLoss,
     PairSampler,
     ResizableBackbone,
+    TimeSampler,
     TwoTimeBackbone,
 )
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Spacing
 from diffkit.system.building import bounded
 from diffkit.system.call_parts import noise_problems
 from diffkit.system.codec_files import open_codec
@@ -57,7 +59,7 @@ from diffkit.system.sampling_defaults import check_sampling, plain_sampling
 from diffkit.system.saving import foreign_modules, shape_of
 from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
-from diffkit.table import ProcessTable, respace
+from diffkit.system.training_table import training_table
 from diffkit.tensors import device_of, precision_of
 
 MOST_VALUES = 2**31
@@ -174,7 +176,7 @@ def compose(
     trained, frozen = build_modules(every, modules, lambda kind: shape_of(kind, settings.data_shape, latents), where)
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
-        table=_training_table(resolved["schedule"][0], settings),
+        table=training_table(resolved["schedule"][0], settings, trained.get("schedule")),
         **{kind: part for kind, (part, _) in resolved.items()},
         names={kind: name for kind, (_, name) in resolved.items()}
         | {"backbone": network_name}
@@ -414,22 +416,6 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     return found
 
 
-def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
-    with computing(f"the table of schedule {type(schedule).__name__}"):
-        table = schedule.table(settings.num_steps)
-    if not isinstance(table, ProcessTable):
-        name = type(schedule).__name__
-        raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
-    if settings.rescale_time and not isinstance(schedule, ContinuousSchedule):
-        table = table.with_time(table.time * (1000 / settings.num_steps))
-    if settings.train_spacing is not None:
-        try:
-            table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
-        except OptionError as error:
-            raise OptionError(Message(Setting("train_spacing"), f": {error}")) from error
-    return table
-
-
 def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
@@ -467,8 +453,30 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous levels",
             fix=[{"loss": "simple"}, {"timesteps": "uniform"}],
         )
+    yield from _schedule_problems(parts)
     yield from network_problems(parts)
     yield from _mean_problems(parts)
+
+
+def _schedule_problems(parts: Composition) -> Iterator[str]:
+    """Report what a schedule with weights is not trained by, and times that nothing turns into levels."""
+    learned, timed = isinstance(parts.schedule, LearnedSchedule), isinstance(parts.timesteps, TimeSampler)
+    if learned and not timed:
+        yield problem(
+            f"{parts.label('schedule')} has weights that times train, but {parts.label('timesteps')} draws levels",
+            fix=[{"timesteps": "uniform_time"}, {"schedule": "log_linear"}],
+        )
+    if timed and not learned:
+        yield problem(
+            f"{parts.label('timesteps')} draws times, which {parts.label('schedule')} does not turn into levels",
+            fix=[{"timesteps": "uniform"}, {"schedule": "monotone"}],
+        )
+    if learned and not isinstance(parts.loss, InvariantLoss):
+        yield problem(
+            f"{parts.label('schedule')} lowers the variance of a loss whose mean stays the same, but "
+            f"{parts.label('loss')} would change with it",
+            fix=[{"loss": "continuous_vlb"}, {"schedule": "log_linear"}],
+        )
 
 
 def network_problems(parts: Composition) -> Iterator[str]:

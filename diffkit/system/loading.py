@@ -113,6 +113,7 @@ def load(
         load_weights(trained, read_model(folder, spec))
     for kind, module in system.frozen.items():
         load_weights(module, read_weights(folder / frozen_file(kind), (spec.get("frozen") or {}).get(kind)))
+    system.refresh()
     return system.eval()
 
 

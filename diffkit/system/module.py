@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_flag
-from diffkit.protocols import Composition, Decoder, Model, State
+from diffkit.protocols import Composition, Decoder, LearnedSchedule, Model, State, TimeSampler
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import unwrap_module
@@ -44,6 +44,7 @@ from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.coupling import for_network, on_cpu, pair_noise
 from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.drawn_times import DrawnTimes
 from diffkit.system.draws import random_draws, random_pairs, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
@@ -61,6 +62,7 @@ from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
 from diffkit.system.settings import Settings, bins_of, decoder_of
+from diffkit.system.training_table import state_of, training_table
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, ordinary
 
@@ -97,6 +99,7 @@ class System(nn.Module):
         read_backbone(self)
         self.decoder: Decoder = decoder_of(settings)
         self.objective = Objective.of(parts, self.decoder, {**self.learned, **self.frozen})
+        self._schedule_state = state_of(self.learned["schedule"]) if "schedule" in self.learned else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to replace a part in place: the columns computed from it would not change."""
@@ -108,8 +111,22 @@ class System(nn.Module):
 
     @property
     def table(self) -> ProcessTable:
-        """The training table: noise levels 0..T."""
+        """The training table: noise levels 0..T; of a schedule with weights, by its present ones."""
+        self.refresh()
         return self.parts.table
+
+    def refresh(self) -> None:
+        """Compute the table, and what depends on it, if weights of the schedule have changed since.
+
+        Every call of the system does so first; without such a schedule there is nothing to do.
+        """
+        if self._schedule_state is None or (state := state_of(self.learned["schedule"])) == self._schedule_state:
+            return
+        table = training_table(self.parts.schedule, self.settings, self.learned["schedule"])
+        vars(self)["parts"] = attrs.evolve(self.parts, table=table)
+        self.objective = Objective.of(self.parts, self.decoder, self.objective.learned)
+        self._schedule_state = state
+        _TABLES.drop(self)
 
     @property
     def num_steps(self) -> int:
@@ -252,7 +269,8 @@ class System(nn.Module):
         Args:
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
-            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`.
+            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`; times with a
+                `TimeSampler`.
             noise: Standard normal, of the shape of the latents, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
@@ -270,11 +288,22 @@ class System(nn.Module):
         x_start = x_start if encoded else codec.to_latents(self.parts, x_start)
         check_draws(x_start, level, noise, self.parts, level_to)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
+        times = None
+        if isinstance(self.parts.timesteps, TimeSampler):
+            assert isinstance(self.parts.schedule, LearnedSchedule), "composition refuses times of another schedule"
+            times = DrawnTimes(self.parts.schedule, self.learned["schedule"], level)
+            level = times.log_snr
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
         if isinstance(teacher, System):
             teacher = NetworkCall(teacher._model(None), teacher.parts, teacher.objective.scales_input, {})
-        return self.objective.terms(network, x_start, level, noise, rows, conditions, level_to, teacher, estimates)
+        rate = None if times is None else times.rate
+        terms = self.objective.terms(
+            network, x_start, level, noise, rows, conditions, level_to, teacher, estimates, rate
+        )
+        if times is not None:
+            times.trained_by(terms["loss"])
+        return terms
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -353,6 +382,7 @@ class System(nn.Module):
         """
         check_tensors(x=x)
         check_arguments(noise_fn, table, x_transform)
+        self.refresh()
         parts, network = parts_for(self.parts, sampler, guidance), self._model(model)
         conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
@@ -472,6 +502,7 @@ class System(nn.Module):
 
     def _prepared(self, n: int, options: Mapping[str, Any], conditions: Mapping[str, Any]) -> SamplingJob:
         """The job of a call: its options, some of `JobOptions`, before the system's defaults, and its conditions."""
+        self.refresh()
         options = {**(self.settings.sampling or {}), **options}
         n = checked_count(n, self.data_shape)
         parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import DiffkitError
-from diffkit.protocols import LearnedPart
+from diffkit.protocols import LearnedPart, LearnedSchedule
 from diffkit.registry import KINDS
 from diffkit.system.learned import Trained
 from diffkit.testing._check import NotApplicableError, Where, check, record_where
-from diffkit.testing._close import require, require_same
+from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._parts import DATA_SHAPES, system_with
 
 _ROWS = 8
@@ -32,7 +32,7 @@ def _system(kind: str, part: Any) -> Any:
     system.network.requires_grad_(False)
     with torch.no_grad():
         for parameter in _module(system, kind).parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return system
 
 
@@ -132,3 +132,33 @@ def weights_are_restored(part: Any, kind: str) -> None:
     again = _system(kind, part).eval()
     again.load_state_dict(system.state_dict())
     require_same(_loss(again).detach(), expected, "the loss of a system with this state")
+
+
+@check("schedule")
+def falls_for_any_weights(part: Any) -> None:
+    """The log_snr of a learned schedule falls with time for any weights, between the ends of its table, at its rate.
+
+    Usually: a weight that can be negative, ends that move with the weights, or a rate that is another one's.
+    """
+    if not isinstance(part, LearnedSchedule):
+        raise NotApplicableError("it has no weights")
+    table = part.table(1000)
+    ends = torch.from_numpy(table.log_snr[[1, -1]].copy())
+    time = torch.linspace(0, 1, 257, dtype=torch.float64).requires_grad_()
+    for seed, size in enumerate((0.0, 0.3, 3.0, 30.0)):
+        where = record_where(Where(detail=f"weights moved by {size:g}"))
+        module = part.build((1, 4, 4))
+        require(isinstance(module, nn.Module), "a torch.nn.Module", type(module).__name__)
+        assert module is not None
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+        log_snr, rate = part.log_snr_at(module, time)
+        rises = (log_snr.diff() >= 0).nonzero().flatten().tolist()
+        require(
+            not rises, "a log_snr that falls with time", f"none at time {rises[0] / 256 if rises else 0:.3g}", where
+        )
+        require_close(log_snr[[0, -1]].detach(), ends, 1e-9, "the ends of the table", where)
+        (slope,) = torch.autograd.grad(log_snr.sum(), time)
+        require_close(rate.detach(), -slope, 1e-9, "the rate at which log_snr falls", where)
+        require(bool((rate > 0).all()), "a positive rate", "another", where)

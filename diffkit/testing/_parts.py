@@ -19,6 +19,7 @@ import torch
 
 from diffkit.errors import DiffkitError, ProtocolError
 from diffkit.options import python_objects
+from diffkit.protocols import LearnedSchedule, TimeSampler
 from diffkit.registry import KINDS, registry
 from diffkit.registry.contracts import check_contract
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
@@ -188,6 +189,10 @@ def system_with(kind: str, part: Any) -> Any:
     plain: dict[str, Any] = dict(schedule="cosine", loss="vlb", backbone=("mlp", {"hidden": 8, "depth": 1}))
     for mean, var, shape in itertools.product(("eps", "v"), ("fixed_small", "learned_range"), DATA_SHAPES):
         slots = plain | {"mean": mean, "var": var, kind: part}
+        if isinstance(part, LearnedSchedule):
+            slots |= {"loss": "continuous_vlb", "timesteps": "uniform_time", "var": "fixed_large"}
+        elif isinstance(part, TimeSampler):
+            slots |= {"loss": "continuous_vlb", "schedule": "monotone", "var": "fixed_large"}
         try:
             return diffkit.compose(num_steps=1000, data_shape=shape, bins=None, **slots)
         except DiffkitError:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from attrs import frozen
 from torch import nn
 
 from diffkit.gaussian import mean_flat
 from diffkit.parts.losses.uncertainty import Uncertainty
+from diffkit.parts.schedules._monotone_network import MonotoneNetwork
+from diffkit.parts.schedules.monotone import Monotone
 from diffkit.protocols import LearnedPart, Loss
 from mutants import Mutant
 
@@ -103,7 +107,59 @@ class WithoutAxis(Balanced):
         return module
 
 
+class Free(MonotoneNetwork):
+    """Heights that may be negative."""
+
+    def forward(self, time):
+        share, slope = super().forward(time)
+        weight = self.height[0].double() + 4
+        return share + weight * time * (1 - time), slope + weight * (1 - 2 * time)
+
+
+class Open(MonotoneNetwork):
+    """Ends that move with the weights."""
+
+    def forward(self, time):
+        share, slope = super().forward(time)
+        end = 1 + 0.1 * self.height[0].double().sigmoid()
+        return share * end, slope * end
+
+
+class OtherRate(MonotoneNetwork):
+    def forward(self, time):
+        share, slope = super().forward(time)
+        return share, slope.mean().expand_as(slope)
+
+
+@frozen
+class FreeSchedule(Monotone):
+    module: ClassVar = Free
+
+    def build(self, data_shape):
+        return self.module(4)
+
+
+@frozen
+class OpenSchedule(FreeSchedule):
+    module: ClassVar = Open
+
+
+@frozen
+class OtherRateSchedule(FreeSchedule):
+    module: ClassVar = OtherRate
+
+
+@frozen
+class DetachedSchedule(Monotone):
+    def log_snr_at(self, module, time):
+        return tuple(each.detach() for each in super().log_snr_at(module, time))
+
+
 MUTANTS = [
+    Mutant("schedule", FreeSchedule(), Monotone(), "falls_for_any_weights", "falls with time"),
+    Mutant("schedule", OpenSchedule(), Monotone(), "falls_for_any_weights", "ends of the table"),
+    Mutant("schedule", OtherRateSchedule(), Monotone(), "falls_for_any_weights", "rate"),
+    Mutant("schedule", DetachedSchedule(), Monotone(), "weights_are_trained", "none"),
     Mutant("loss", HiddenWeights(), Balanced(), "weights_are_trained", "elsewhere"),
     Mutant("loss", Outside(), Balanced(), "weights_are_trained", "elsewhere"),
     Mutant("loss", Detached(), Uncertainty(), "weights_are_trained", "none"),
