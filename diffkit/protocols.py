@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 from attrs import field, frozen
 
+from diffkit.errors import ProtocolError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -941,7 +943,10 @@ class Codec(Part, Protocol):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return ``log |det d encode(x) / dx|`` of each example in nats, (B,); only called if `exact`."""
-        raise NotImplementedError
+        name = type(self).__name__
+        raise ProtocolError(
+            f"codec {name!r} has no log_det, which likelihoods need; write it, or declare exact = False"
+        )
 
 
 class MeasuredCodec(Codec):

@@ -214,8 +214,8 @@ def score(
     if not seen:
         raise DataError("there is no data to score")
     levels = table.index[1:].copy()
-    each, values = np.concatenate(parts, axis=1), math.prod(system.data_shape)
-    return _create_scores(each, np.array(seen, dtype=np.int64), found, levels, len(strata.first), values)
+    each, dims = np.concatenate(parts, axis=1), math.prod(system.data_shape)
+    return _create_scores(each, np.array(seen, dtype=np.int64), found, levels, len(strata.first), dims)
 
 
 def merge_scores(scores: Sequence[Scores]) -> Scores:

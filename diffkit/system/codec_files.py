@@ -67,8 +67,10 @@ def open_codec(codec: AutoencoderCodec) -> tuple[AutoencoderCodec, nn.Module]:
     found, name = resolve("codec", (spec["codec"]["name"], spec["codec"]["options"]))
     if type(found) is not type(codec):
         raise OptionError(f"{folder} holds codec {name!r}; use codec=({name!r}, {{'folder': {str(folder)!r}}})")
-    found = attrs.evolve(found, **_given(codec))
+    found = attrs.evolve(found, **_given(codec))  # type: ignore[misc]  # all parts are attrs classes
     module = found.build(tuple(spec["data_shape"]))
+    if module is None:
+        raise OptionError(f"codec {name!r} builds no module, so that none can be read from {folder}")
     load_weights(module, read_weights(folder / WEIGHTS, spec["weights"]))
     return found, module
 

@@ -236,7 +236,7 @@ def latents_are_drawn(part: Codec) -> None:
         mean, log_variance = found.chunk(2, 1)
         require_close(codec.encode(x), mean, 1e-9, "the mean", where)
         if isinstance(scale := getattr(codec.part, "scale", None), float):
-            twice = attrs.evolve(codec.part, scale=2 * scale)  # type: ignore[call-arg]
+            twice = attrs.evolve(codec.part, scale=2 * scale)  # type: ignore[misc]
             other = twice.moments(x, codec.module).chunk(2, 1)
             require_close(other[0], 2 * mean, 1e-9, "twice the mean for twice the scale", where)
             require_close(other[1], log_variance + math.log(4), 1e-9, "its log-variance", where)

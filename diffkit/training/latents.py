@@ -109,7 +109,7 @@ def write_latents(system: System, data: Data, folder: Path, show: bool) -> None:
             del array
         if conditions is not None:
             with replacing(folder / CONDITIONS) as temporary, temporary.open("wb") as file:
-                np.savez(file, **{name: value.numpy() for name, value in conditions.items()})
+                np.savez(file, **{name: value.numpy() for name, value in conditions.items()})  # type: ignore[arg-type]  # its stub
         sizes_of = {name: _size(folder / name) for name in (MOMENTS, CONDITIONS)}
         write_atomically(
             folder / RECORD, json.dumps({**record, "conditions": conditions is not None, **sizes_of}).encode()

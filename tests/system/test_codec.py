@@ -211,6 +211,17 @@ def test_what_does_not_fit_is_one_error():
         pair(codec=Flat())
 
     @frozen
+    class Silent(Codec):
+        def encode(self, x):
+            return x
+
+        def decode(self, z):
+            return z
+
+    with pytest.raises(ProtocolError, match="codec 'Silent' has no log_det, which likelihoods need; write it"):
+        pair(codec=Silent())[0].bits_per_dim(latents((2, 1, 8)), progress=False)
+
+    @frozen
     class Wrong(Halves):
         def decode(self, z):
             return z
