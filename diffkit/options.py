@@ -150,11 +150,11 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bo
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
-def word(default: Any = attrs.NOTHING) -> Any:
-    """Field holding a text that is not empty."""
+def word(default: Any = attrs.NOTHING, *, optional: bool = False) -> Any:
+    """Field holding a text that is not empty, or None if it is optional."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, str) or not value:
+        if not (optional and value is None) and (not isinstance(value, str) or not value):
             raise OptionError("must be a text", option=attribute.name, value=value)
 
     return attrs.field(default=default, validator=check)

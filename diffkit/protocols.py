@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 from attrs import field, frozen
 
+from diffkit.errors import ProtocolError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -210,9 +212,9 @@ class Composition:
     current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
     network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
     0 without classes, None if unknown. `times` is how many times the network takes, 1 or 2; None without a network.
-    `coupling` is None for independent noise, `codec` where latents are the data itself; `data_shape` is that of the
-    latents, as the network sees data. `continuous_time` is True if training draws values of log_snr in place of
-    levels 1..T.
+    `coupling` is None for independent noise, `codec` where latents are the data itself; `codec_module` is the module of
+    one with weights, once the system has it. `data_shape` is that of the latents, as the network sees data.
+    `continuous_time` is True if training draws values of log_snr in place of levels 1..T.
     """
 
     table: ProcessTable
@@ -231,11 +233,23 @@ class Composition:
     times: int | None = None
     coupling: Coupling | None = None
     codec: Codec | None = None
+    codec_module: nn.Module | None = None
     continuous_time: bool = field(init=False)
 
     @continuous_time.default
     def _draws_log_snr(self) -> bool:
         return isinstance(self.timesteps, ContinuousTimestepSampler)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of data by the codec, with its module; data itself without a codec."""
+        return x if self.codec is None else self.codec.encode(x, *self._module())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the data of latents by the codec, with its module."""
+        return z if self.codec is None else self.codec.decode(z, *self._module())
+
+    def _module(self) -> tuple[Any, ...]:
+        return () if self.codec_module is None else (self.codec_module,)
 
     def label(self, kind: str) -> str:
         """Name of the part of that kind in messages: ``var 'fixed_large'``."""
@@ -999,7 +1013,10 @@ class Codec(Part, Protocol):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return ``log |det d encode(x) / dx|`` of each example in nats, (B,); only called if `exact`."""
-        raise NotImplementedError
+        name = type(self).__name__
+        raise ProtocolError(
+            f"codec {name!r} has no log_det, which likelihoods need; write it, or declare exact = False"
+        )
 
 
 class MeasuredCodec(Codec):
@@ -1013,6 +1030,34 @@ class MeasuredCodec(Codec):
     @abstractmethod
     def measure(self, batches: Iterable[Tensor]) -> MeasuredCodec:
         """Return this codec with the options that it lacks, from batches of data, (B, C, *S) float32."""
+
+
+class AutoencoderCodec(Codec, LearnedPart):
+    """A codec by a frozen network; the methods are given its module. Latents have a normal distribution, given data.
+
+    Training draws them from it, anew each time; everything else takes the mean. `folder` is an option, None by default:
+    the codec's own, with its module, is then read from there, when a system is composed, and the system's has None.
+    """
+
+    trained: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    folder: str | None
+
+    def open(self) -> tuple[AutoencoderCodec, nn.Module] | None:
+        """Return the codec of the folder, with ``folder=None``, and its module; None for one of `save_codec`."""
+        return None
+
+    @abstractmethod
+    def moments(self, x: Tensor, module: nn.Module) -> Tensor:
+        """Return mean and log-variance of the latents of data (B, C, *S), one after the other: (B, 2 C', *S')."""
+
+    def encode(self, x: Tensor, module: nn.Module) -> Tensor:  # type: ignore[override]
+        """Return the mean of the latents of data (B, C, *S), in its dtype; a pure function of each row."""
+        return self.moments(x, module).chunk(2, 1)[0]
+
+    @abstractmethod
+    def decode(self, z: Tensor, module: nn.Module) -> Tensor:  # type: ignore[override]
+        """Return the data of latents (B, C', *S'), in their dtype; a pure function of each row, with a gradient."""
 
 
 class Optimizer(Protocol):

@@ -157,7 +157,7 @@ def _build_cache(
     try:
         with replacing(path) as temporary:
             pixels = open_memmap(temporary, mode="w+", dtype=form.dtype, shape=shape)
-            _reserve_disk_space(temporary)
+            reserve_disk_space(temporary)
             bad = decode_all(pictures, pixels, processes=processes, doing="building the cache", progress=progress)
             if bad and not skip:
                 raise _DiscardCacheError
@@ -176,7 +176,7 @@ def _build_cache(
     return bad
 
 
-def _reserve_disk_space(path: Path) -> None:
+def reserve_disk_space(path: Path) -> None:
     """Reserve the disk space of a cache before it is written by memory map, when a full disk would kill the process.
 
     Raises:

@@ -152,9 +152,9 @@ def continuous_bound(
             found.append(estimate(z[i : i + 1], i, own))
             if progress is not None:
                 progress(count + 1)
-    terms, decoder = (torch.stack(each).double().cpu().numpy() for each in zip(*found, strict=True))
+    of_times, of_decoder = (torch.stack(each).double() for each in zip(*found, strict=True))
+    terms, decoder = of_times.cpu().numpy(), (of_decoder + volume).cpu().numpy()
     variance = _variance(terms)
-    decoder = decoder + np.asarray(volume.double().cpu() if isinstance(volume, Tensor) else volume)
     prior = prior_bits(system.table, z).double().cpu().numpy()
     error = np.sqrt(variance / count)
     return ContinuousBound(terms.mean(1), error, decoder, prior, variance, np.array(index, dtype=np.int64), count)

@@ -92,7 +92,13 @@ KINDS: dict[str, Kind] = {
         Kind("spacing", "Levels that are visited.", "diffkit.protocols:LevelSpacing", "diffkit.parts.spacings"),
         Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
         Kind("coupling", "Which noise meets which example.", "diffkit.protocols:Coupling", "diffkit.parts.couplings"),
-        Kind("codec", "What is between data and network.", "diffkit.protocols:Codec", "diffkit.parts.codecs"),
+        Kind(
+            "codec",
+            "What is between data and network.",
+            "diffkit.protocols:Codec",
+            "diffkit.parts.codecs",
+            weights=True,
+        ),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
             "optimizer",

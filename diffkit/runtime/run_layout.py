@@ -4,6 +4,7 @@ RUN/spec.json, RUN/model.safetensors   a system and its weights: a saved system 
 RUN/config.json, RUN/config.toml       options and data of a run; and the options of the command
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that resumes the run exactly
+RUN/latents.npy, .npz, .json           latents of all examples, if a codec makes them by an autoencoder
 RUN/previews/step_00001000.png         samples during training
 RUN/tensorboard/                       TensorBoard's files, if it is a tracker of the run
 """

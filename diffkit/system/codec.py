@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffkit.errors import OptionError, ProtocolError
 from diffkit.gaussian import NATS_PER_BIT
-from diffkit.protocols import Codec, Composition
+from diffkit.protocols import AutoencoderCodec, Codec, Composition
+from diffkit.system.randomness import Purpose, key, keys, normals
 
 
 def to_latents(parts: Composition, x: Tensor) -> Tensor:
@@ -18,7 +19,51 @@ def to_latents(parts: Composition, x: Tensor) -> Tensor:
     """
     if parts.codec is None:
         return x
-    return _checked("encode", parts.codec, parts.codec.encode(x), (x.shape[0], *parts.data_shape), x.dtype)
+    return _checked("encode", parts.codec, parts.encode(x), (x.shape[0], *parts.data_shape), x.dtype)
+
+
+def moments(parts: Composition, x: Tensor) -> Tensor:
+    """Return mean and log-variance of the latents of data by an autoencoder, (B, 2 C, *S); see `AutoencoderCodec`.
+
+    Raises:
+        ProtocolError: As `to_latents`.
+    """
+    codec, module = parts.codec, parts.codec_module
+    assert isinstance(codec, AutoencoderCodec) and module is not None, "it is one that is drawn from"
+    channels, *sizes = parts.data_shape
+    return _checked("moments", codec, codec.moments(x, module), (x.shape[0], 2 * channels, *sizes), x.dtype)
+
+
+def drawn(moments: Tensor, noise: Tensor) -> Tensor:
+    """Return latents drawn from their distribution with standard normal noise, (B, C, *S)."""
+    mean, log_variance = moments.chunk(2, 1)
+    return mean + (0.5 * log_variance).exp() * noise.to(mean)
+
+
+def random_latents(parts: Composition, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return the latents of data to train on, (B, C, *S): drawn, if their codec is an autoencoder."""
+    if not isinstance(parts.codec, AutoencoderCodec):
+        return to_latents(parts, x)
+    found, device = moments(parts, x), x.device if generator is None else generator.device
+    shape = (x.shape[0], *parts.data_shape)
+    return drawn(found, torch.randn(shape, generator=generator, device=device).to(x.device))
+
+
+def seeded_latents(parts: Composition, x: Tensor, seed: int, step: int, start: int, encoded: bool) -> Tensor:
+    """Return the same in training, where the draws of an example depend on seed, step and place in the batch.
+
+    Args:
+        parts: The composition.
+        x: Data; or the moments of its latents, if it is ``encoded``.
+        seed, step: Of the run and the update.
+        start: Number of the first example in the whole batch.
+        encoded: Whether x is moments.
+    """
+    if not isinstance(parts.codec, AutoencoderCodec):
+        return to_latents(parts, x)
+    found = x if encoded else moments(parts, x)
+    noise = normals(keys(key(seed, Purpose.LATENTS, step), x.shape[0], x.device, start), parts.data_shape)
+    return drawn(found, noise)
 
 
 def from_latents(parts: Composition, z: Tensor, data_shape: tuple[int, ...]) -> Tensor:
@@ -29,7 +74,7 @@ def from_latents(parts: Composition, z: Tensor, data_shape: tuple[int, ...]) -> 
     """
     if parts.codec is None:
         return z
-    return _checked("decode", parts.codec, parts.codec.decode(z), (z.shape[0], *data_shape), z.dtype)
+    return _checked("decode", parts.codec, parts.decode(z), (z.shape[0], *data_shape), z.dtype)
 
 
 def _checked(what: str, codec: Codec, found: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

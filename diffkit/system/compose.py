@@ -28,6 +28,7 @@ from diffkit.options import check_flag, check_integer, option_names
 from diffkit.parts.codecs.identity import Identity
 from diffkit.parts.couplings.independent import Independent
 from diffkit.protocols import (
+    AutoencoderCodec,
     Codec,
     Composition,
     ConditionalBackbone,
@@ -48,13 +49,14 @@ from diffkit.runtime.files import unwrap_module
 from diffkit.spacing import Spacing
 from diffkit.system.building import bounded
 from diffkit.system.call_parts import noise_problems
+from diffkit.system.codec_files import open_codec
 from diffkit.system.coefficients import scalings
 from diffkit.system.learned import build_modules
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
 from diffkit.system.sampling_defaults import check_sampling, plain_sampling
-from diffkit.system.saving import foreign_modules
+from diffkit.system.saving import foreign_modules, shape_of
 from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.system.training_table import training_table
@@ -148,6 +150,9 @@ def compose(
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
     coupled, coupling_name = _optional("coupling", coupling, Independent)
     between, codec_name = _optional("codec", codec, Identity)
+    if isinstance(between, AutoencoderCodec) and between.folder is not None:
+        between, opened = open_codec(between)
+        modules = {"codec": opened, **(modules or {})}
     likelihood, data_decoder = _decoder(bins, decoder) if between is None else _of_latents(between, bins, decoder)
     settings = Settings(
         data_shape=_shape(data_shape),
@@ -166,7 +171,9 @@ def compose(
     others = {"coupling": coupled, "decoder": data_decoder}
     every = resolved | {kind: (part, type(part).__name__) for kind, part in others.items()}
     where = place or (device_of(recipe) if isinstance(recipe, nn.Module) else None)
-    trained, frozen = build_modules(every, modules, settings.data_shape, where)
+    every |= {} if between is None else {"codec": (between, codec_name["codec"])}
+    latents = latent_shape(between, settings.data_shape)
+    trained, frozen = build_modules(every, modules, lambda kind: shape_of(kind, settings.data_shape, latents), where)
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
         table=training_table(resolved["schedule"][0], settings, trained.get("schedule")),
@@ -175,7 +182,7 @@ def compose(
         | {"backbone": network_name}
         | coupling_name
         | codec_name,
-        data_shape=latent_shape(between, settings.data_shape),
+        data_shape=latents,
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
@@ -341,8 +348,11 @@ def _kept_modules(system: System, changes: Mapping[str, Any]) -> dict[str, nn.Mo
     kept = {kind: module for kind, module in (*system.learned.items(), *system.frozen.items()) if kind not in changes}
     if "data_shape" not in changes:
         return kept
-    shape, own = _shape(changes["data_shape"]), foreign_modules(system.parts, kept, system.data_shape)
-    misfits = foreign_modules(system.parts, kept, shape).keys() - own.keys()
+    shape, old = _shape(changes["data_shape"]), system.data_shape
+    between = _optional("codec", changes.get("codec", system.settings.codec), Identity)[0]
+    latents = latent_shape(between, shape)
+    own = foreign_modules(system.parts, kept, lambda kind: shape_of(kind, old, system.parts.data_shape))
+    misfits = foreign_modules(system.parts, kept, lambda kind: shape_of(kind, shape, latents)).keys() - own.keys()
     return {kind: module for kind, module in kept.items() if kind not in misfits}
 
 

@@ -81,7 +81,7 @@ def roots(module: nn.Module) -> list[nn.Module]:
 def build_modules(
     parts: Mapping[str, tuple[Any, str]],
     given: Mapping[str, nn.Module] | None,
-    data_shape: tuple[int, ...],
+    shape_for: Callable[[str], tuple[int, ...]],
     device: torch.device | None,
 ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """Return the modules of the parts that have weights, by kind: those that are trained, and the frozen ones.
@@ -91,7 +91,7 @@ def build_modules(
     Args:
         parts: Part and name by kind.
         given: Modules of the caller's own, by kind.
-        data_shape: Shape of one example, (C, *S).
+        shape_for: From the kind of a part to the shape of the data that it is for, (C, *S).
         device: Where they are; by default where they are given or on the CPU, also in place of "meta", as tables are
             computed from their values.
     Raises:
@@ -103,7 +103,7 @@ def build_modules(
     for kind, (part, name) in parts.items():
         if isinstance(part, LearnedPart):
             _check_kind(kind, name)
-            module = given[kind] if kind in given else _built(kind, name, part, data_shape)
+            module = given[kind] if kind in given else _built(kind, name, part, shape_for(kind))
             (trained if part.trained else frozen)[kind] = module if place is None else module.to(place)
     return trained, frozen
 

@@ -94,7 +94,7 @@ class System(nn.Module):
     ):
         super().__init__()
         check_no_clash(network, learned)
-        self.parts = parts
+        self.parts = attrs.evolve(parts, codec_module=frozen["codec"]) if frozen and "codec" in frozen else parts
         self.settings = settings
         self.network = network
         self.learned = nn.ModuleDict(learned)
@@ -234,7 +234,7 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = self.to_latents(x_start)
+        x_start = codec.random_latents(self.parts, self.checked(x_start), generator)
         draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
         if (coupling := self.settings.coupling) is not None:
             found = pair_noise(coupling, x_start, draws.noise, conditions, on_cpu(generator))

@@ -73,6 +73,7 @@ class Purpose(IntEnum):
     LOW_RES_LEVEL = 12
     LOW_RES_NOISE = 13
     STAGE = 14
+    LATENTS = 15
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

@@ -47,19 +47,24 @@ def spec_of(
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
-    foreign = foreign_modules(parts, modules, parts.data_shape)
+    foreign = foreign_modules(parts, modules, lambda kind: shape_of(kind, settings.data_shape, parts.data_shape))
     own = {"modules": foreign} if foreign else {}
     return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings), **own}
 
 
+def shape_of(kind: str, data_shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of one example as parts of a kind see it: data is what a codec sees, others see latents."""
+    return data_shape if kind == "codec" else latent_shape
+
+
 def foreign_modules(
-    parts: Composition, modules: Mapping[str, nn.Module], data_shape: tuple[int, ...]
+    parts: Composition, modules: Mapping[str, nn.Module], shape_for: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return the class of each module of a part, by kind, that the part would not build for data of a shape."""
+    """Return the class of each module of a part, by kind, that the part would not build for data of its shape."""
     found = {}
     for kind, module in modules.items():
         part: LearnedPart = getattr(parts, kind)
-        if not is_built_by(partial(part.build, data_shape), module):
+        if not is_built_by(partial(part.build, shape_for(kind)), module):
             found[kind] = type(module).__name__
     return found
 

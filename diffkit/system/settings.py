@@ -77,10 +77,10 @@ def decoder_of(settings: Settings) -> Decoder:
 
 def bins_of(settings: Settings) -> int | None:
     """Return how many values a system's data takes, in the user's units; None if it is continuous."""
-    if settings.codec is None:
-        return decoder_of(settings).bins
-    assert settings.bins is None or isinstance(settings.bins, int), "`compose` refuses a mapping"
-    return settings.bins
+    if settings.codec is not None or (settings.decoder is None and not isinstance(settings.bins, Mapping)):
+        assert not isinstance(settings.bins, Mapping), "`compose` refuses a mapping of a decoder beside a codec"
+        return settings.bins
+    return decoder_of(settings).bins
 
 
 def decoder_for(bins: int | Mapping[str, Any] | None) -> Decoder:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import ClassVar
 
+import attrs
 import torch
-from torch import Tensor
+from attrs import frozen
+from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.protocols import Codec, MeasuredCodec
+from diffkit.protocols import AutoencoderCodec, Codec, MeasuredCodec
+from diffkit.system.codec_files import open_codec
 from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 
 _SHAPES = ((2,), (1, 6), (3, 4, 4), (1, 8, 8), (3, 16, 16), (3, 32, 32))
+_ENOUGH = 3
+"""Number of shapes that a codec is tried with."""
 _ROWS = 3
 _MOST_VALUES = 200
 """Largest number of values of an example whose Jacobian is computed."""
@@ -26,8 +32,39 @@ def _data(shape: tuple[int, ...], rows: int, seed: int = 0) -> Tensor:
     return 0.1 + 0.8 * torch.rand(rows, *shape, generator=generator, dtype=torch.float64)
 
 
+@frozen(eq=False)
+class _WithModule(Codec):
+    """An autoencoder with its module, in the place of a codec without weights."""
+
+    part: AutoencoderCodec
+    module: nn.Module
+    exact: ClassVar[bool] = False
+
+    def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.part.latent_shape(data_shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.part.encode(x, self.module)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.part.decode(z, self.module)
+
+
+def _with_module(part: AutoencoderCodec, shape: tuple[int, ...]) -> Codec:
+    if part.folder is not None:
+        part, _ = open_codec(part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = part.build(shape)
+    if module is None:
+        raise NotApplicableError("its module is given by the caller")
+    return _WithModule(part, module.double().requires_grad_(False).eval())
+
+
 def _ready(part: Codec, shape: tuple[int, ...]) -> Codec:
-    """The codec, measured on data of a shape if it lacks options."""
+    """The codec with its module, if it has one, and measured on data of a shape if it lacks options."""
+    if isinstance(part, AutoencoderCodec):
+        return _with_module(part, shape)
     if isinstance(part, MeasuredCodec) and not part.measured:
         return part.measure([_data(shape, 8, 5).float(), _data(shape, 4, 6).float()])
     return part
@@ -35,14 +72,16 @@ def _ready(part: Codec, shape: tuple[int, ...]) -> Codec:
 
 def _fitting(part: Codec) -> Iterator[tuple[Codec, tuple[int, ...], Where]]:
     """The codec with each shape of data that it takes."""
-    found = False
-    for shape in _SHAPES:
+    found = 0
+    for shape in _SHAPES if not isinstance(part, AutoencoderCodec) else _SHAPES[1:]:
+        if found == _ENOUGH:
+            return
         where = record_where(Where(detail=f"data {shape}"))
         try:
             part.latent_shape(shape)
         except OptionError:
             continue
-        found = True
+        found += 1
         yield _ready(part, shape), shape, where
     if not found:
         raise NotApplicableError(f"it takes data of none of the shapes {', '.join(map(str, _SHAPES))}")
@@ -178,6 +217,29 @@ def pure(part: Codec) -> None:
         require(bool(gradient.any()), "a gradient of decode", "none, or 0", where)
         with on_fake_tensors(strict=False):
             codec.decode(codec.encode(torch.empty(_ROWS, *shape)))
+
+
+@check("codec")
+def latents_are_drawn(part: Codec) -> None:
+    """Moments of an autoencoder are mean and log-variance, of a sensible size, and encode returns the mean.
+
+    Usually: a standard deviation or a variance in place of its log, or a scale on the mean alone.
+    """
+    if not isinstance(part, AutoencoderCodec):
+        raise NotApplicableError("its latents are not drawn")
+    for codec, shape, where in _fitting(part):
+        assert isinstance(codec, _WithModule)
+        x, latent = _data(shape, _ROWS), codec.latent_shape(shape)
+        found = codec.part.moments(x, codec.module)
+        wanted = (_ROWS, 2 * latent[0], *latent[1:])
+        require(found.shape == wanted, f"moments {wanted}", tuple(found.shape), where)
+        mean, log_variance = found.chunk(2, 1)
+        require_close(codec.encode(x), mean, 1e-9, "the mean", where)
+        if isinstance(scale := getattr(codec.part, "scale", None), float):
+            twice = attrs.evolve(codec.part, scale=2 * scale)  # type: ignore[misc]
+            other = twice.moments(x, codec.module).chunk(2, 1)
+            require_close(other[0], 2 * mean, 1e-9, "twice the mean for twice the scale", where)
+            require_close(other[1], log_variance + math.log(4), 1e-9, "its log-variance", where)
 
 
 @check("codec")

@@ -89,6 +89,8 @@ class TrainConfig:
             image is as likely. Conditions that are images are mirrored with it.
         low_res_noise: Largest level of noise on the small images of super-resolution, in [0, 1]; that of each example
             is random below it. For a cascade, whose small images are samples.
+        cache_latents: With an autoencoder as codec, compute the latents of all examples once, into the run's folder,
+            and read those; only without flips, and of data that is the same in every epoch.
         log_every: Updates between lines of metrics, >= 1.
         val_every: Updates between validations, if held-out data is given (``val``), >= 1; the last update is always
             followed by one.
@@ -137,6 +139,7 @@ class TrainConfig:
     label_dropout: float = number(0.0, ge=0, le=1)
     flip: float = number(0.0, ge=0, le=1)
     low_res_noise: float = number(0.0, ge=0, le=1)
+    cache_latents: bool = flag(True)
     log_every: int = integer(10, ge=1)
     val_every: int = integer(1000, ge=1)
     save_every: int = integer(10_000, ge=1)
@@ -300,6 +303,7 @@ class TrainOptions(TypedDict, total=False):
     label_dropout: float
     flip: float
     low_res_noise: float
+    cache_latents: bool
     log_every: int
     val_every: int
     save_every: int
@@ -316,7 +320,7 @@ class TrainOptions(TypedDict, total=False):
 CHANGEABLE_ON_RESUME = frozenset(
     {"steps", "epochs", "max_time", *LR_SCHEDULE_FIELDS, *OPTIMIZER_FIELDS, "microbatch", "compile", "strategy"}
     | {"timeout", "workers", "log_every", "val_every", "save_every", "async_save", "keep", "keep_every", "max_skips"}
-    | {"preview_every", "preview", "preview_steps"}
+    | {"preview_every", "preview", "preview_steps", "cache_latents"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
 

@@ -34,6 +34,7 @@ from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.hook import HookFacts, Tracker
+from diffkit.training.latents import caches_latents, open_latents, write_latents
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.metrics_file import MetricsFile, has_metrics_line, repair_metrics
@@ -278,6 +279,7 @@ class _Training(Generic[T]):
             self._repair_system(found.step, rewritten_soon=bool(faults) and found.step < self.config.steps)
         self.ranks.rank_zero(lambda: renew_frozen(self.spec.get("frozen", {}), self.system.frozen, self.folder))
         self.ranks.rank_zero(lambda: run_folder.write_config(self.folder, self.config_content))
+        self._cache_latents()
         self.ranks.rank_zero(lambda: repair_metrics(self.folder, self.trainer.step))
 
     def _finish_resumed_step(self) -> None:
@@ -479,6 +481,15 @@ class _Training(Generic[T]):
                 + ("the same result but for rounding" if rows > 1 else "a smaller network, or on several GPUs"),
                 fix={"microbatch": rows // 2} if rows > 1 else {"strategy": "fsdp"},
             ) from error
+
+    def _cache_latents(self) -> None:
+        """Let the run read latents that are computed once, where it may."""
+        system, data = self.system, self.data
+        if self.trainer.step >= self.config.steps or not caches_latents(system, data, self.config):
+            return
+        assert isinstance(system, System), "a classifier has none"
+        self.ranks.rank_zero(lambda: write_latents(system, data, self.folder, self.progress))
+        self.data, self.trainer.encoded = open_latents(data, system, self.folder), True
 
     def _load_batches(self) -> Generator[Batch, None, None]:
         config = self.config

@@ -17,7 +17,7 @@ from diffkit.data.base import Batch, scale_images
 from diffkit.errors import DivergedError
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
-from diffkit.system.codec import to_latents
+from diffkit.system.codec import seeded_latents
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.draws import Draws, seeded_draws, training_loss
@@ -55,6 +55,7 @@ class Trainer:
         eval_model: The callable to use instead of the network without gradients.
         base_lrs: Learning rate of each of the optimizer's groups, without warm-up and schedule.
         step: Number of completed updates, including skipped ones.
+        encoded: Whether batches hold moments of latents in place of data; see `diffkit.system.codec.seeded_latents`.
         window: The metrics since the last line of metrics.
         busy: Whether an update is changing the state now.
         after_backward: Called in each update when the gradients are complete, or None.
@@ -108,7 +109,7 @@ class Trainer:
         more |= {} if system.parts.codec is None else {"encoded": True}
         self.loss_terms = partial(self.system.loss_terms, **more) if more else self.system.loss_terms
         self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
-        self.step = 0
+        self.step, self.encoded = 0, False
         self.window = MetricsWindow()
         self.names: tuple[str, ...] = ()
         self._last: tuple[Tensor, Tensor, Terms] | None = None
@@ -163,7 +164,7 @@ class Trainer:
         if config.low_res_noise > 0:
             level = self.system.parts.reads_low_res_level
             conditions = with_noisy_low_res(conditions, config.low_res_noise, seed, step, len(x), start, level=level)
-        return to_latents(self.system.parts, x), conditions
+        return seeded_latents(self.system.parts, x, seed, step, start, self.encoded), conditions
 
     def _coupled(
         self, x: Tensor, draws: Draws, conditions: dict[str, Any], rows: slice

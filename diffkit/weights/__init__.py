@@ -8,6 +8,7 @@ Files are read without running anything that is in them.
 
 from __future__ import annotations
 
+from diffkit.system.codec_files import save_codec
 from diffkit.weights._classifiers import import_classifier, is_classifier, load_classifier
 from diffkit.weights._export import export
 from diffkit.weights._load import Identity, identify, load_checkpoint
@@ -23,4 +24,5 @@ __all__ = [
     "load_checkpoint",
     "load_classifier",
     "load_matching",
+    "save_codec",
 ]

@@ -9,8 +9,8 @@ import attrs
 import diffkit
 from diffkit.cli.shared.composition import PARTS, Composition
 
-NOT_OPTIONS = {"time_argument", "time_to_argument", "null_conditions", "sampling", "device"}
-"""Three are for networks of one's own, one is --sampling-steps and --guidance, the last is of each command."""
+NOT_OPTIONS = {"time_argument", "time_to_argument", "null_conditions", "modules", "sampling", "device"}
+"""Four are for networks of one's own, one is --sampling-steps and --guidance, the last is of each command."""
 
 
 def test_composition_options_are_those_of_compose():

@@ -85,6 +85,14 @@ PAGES = {
             "--steps 200000 --batch-size 128": "--backbone.attention-resolutions 4 --steps 1 --batch-size 2",
         }
     ),
+    "learn/data-spaces": Page(
+        {
+            "range(300)": "range(3)",
+            "--steps 60": "--steps 2",
+            "--steps 40": "--steps 2",
+            "-n 20 --steps 20": "-n 4 --steps 2",
+        }
+    ),
     "learn/optimizers": Page(
         {
             '"steps": 200': '"steps": 2',

@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import diffkit
 from diffkit.data import from_array
 from diffkit.data.loading import load
 from diffkit.data.ranges import range_of
-from diffkit.errors import DataError
+from diffkit.errors import DataError, OptionError
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,12 @@ def test_values_far_from_zero():
     x = 3 + np.linspace(-4, 4, 900).reshape(100, 1, 9) / 3
     assert range_of(from_array(x)).remark is not None
     assert range_of(from_array(x - 2)).remark is None
+
+
+def test_pixels_are_told_how_to_be_scaled():
+    system = diffkit.compose(backbone=None, data_shape=(1, 2, 2))
+    with pytest.raises(OptionError, match=r"got values in \[0, 255\]; for 8-bit images: x / 127\.5 - 1"):
+        system(torch.tensor([0.0, 9.0, 80.0, 255.0]).view(1, 1, 2, 2))
 
 
 def test_values_of_about_unit_size():

@@ -14,7 +14,7 @@ import diffkit
 from diffkit import tasks
 from diffkit.errors import CompositionError, OptionError, ProtocolError
 from diffkit.guidance import DPS, MMPS
-from diffkit.likelihood import ode_likelihood, score
+from diffkit.likelihood import continuous_bound, ode_likelihood, score
 from diffkit.protocols import Codec
 
 UNITS = ("standardize", {"mean": 5, "std": 2})
@@ -69,6 +69,11 @@ def test_likelihoods_are_those_of_data():
     torch.testing.assert_close(bounds[0].terms.sum(1) + bounds[0].prior, bounds[0].total)
     scores = [score(one, data, levels_per_example=5) for one, data in ((system, x), (plain, z))]
     np.testing.assert_allclose(scores[0].nats, scores[1].nats + volume, rtol=1e-5)
+    smooth = [
+        continuous_bound(diffkit.recompose(one, schedule="log_linear"), data, times_per_example=4)
+        for one, data in ((system, x), (plain, z))
+    ]
+    np.testing.assert_allclose(smooth[0].total, smooth[1].total + 1, rtol=1e-5)
     flows = [ode_likelihood(one, data, divergence="exact") for one, data in ((system, x), (plain, z))]
     torch.testing.assert_close(flows[0].nats, flows[1].nats + volume)
 
@@ -204,6 +209,17 @@ def test_what_does_not_fit_is_one_error():
 
     with pytest.raises(ProtocolError, match=r"latent_shape must return a shape of 8 values, as the data has, got"):
         pair(codec=Flat())
+
+    @frozen
+    class Silent(Codec):
+        def encode(self, x):
+            return x
+
+        def decode(self, z):
+            return z
+
+    with pytest.raises(ProtocolError, match="codec 'Silent' has no log_det, which likelihoods need; write it"):
+        pair(codec=Silent())[0].bits_per_dim(latents((2, 1, 8)), progress=False)
 
     @frozen
     class Wrong(Halves):

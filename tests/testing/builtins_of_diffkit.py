@@ -66,6 +66,10 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("hook", "gradient_norms"): [{}, {"patterns": ("*.bias", "*")}, {"depth": 1}],
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
+    ("codec", "autoencoder"): [
+        {"channels": (4, 4), "latent_channels": 2},
+        {"channels": (4, 6), "scale": 0.5, "shift": 0.1},
+    ],
     ("codec", "standardize"): [
         {},
         {"per": "whole"},

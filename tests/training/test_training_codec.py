@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from forks import forked
 
 import diffkit
 from diffkit.__main__ import main
@@ -76,3 +77,72 @@ def test_what_is_measured():
     x[3, 0, 0] = np.nan
     with pytest.raises(DataError, match="example 3"):
         measured("standardize", from_array(x))
+
+
+def latent_system(seed=0):
+    torch.manual_seed(seed)
+    return diffkit.compose(
+        schedule="cosine",
+        num_steps=12,
+        mean="v",
+        backbone=("mlp", {"hidden": 8, "depth": 1, "num_classes": 3}),
+        data_shape=(1, 8, 8),
+        codec=("autoencoder", {"channels": (4, 4), "latent_channels": 2}),
+    )
+
+
+def labelled_pictures(rows=24):
+    rng = np.random.default_rng(0)
+    return from_array(rng.integers(0, 256, (rows, 1, 8, 8), np.uint8), labels=np.arange(rows) % 3)
+
+
+class Counted(torch.nn.Module):
+    """A module that counts the examples it encodes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.seen = module, 0
+
+    def encode(self, x):
+        self.seen += len(x)
+        return self.module.encode(x)
+
+    def decode(self, z):
+        return self.module.decode(z)
+
+
+def test_latents_are_encoded_once_drawn_anew_and_resume_to_the_bit(tmp_path):
+    data, system = labelled_pictures(), latent_system()
+    whole = diffkit.train(system, data, out=tmp_path / "whole", steps=9, **HOW)
+    files = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {"latents.npy", "latents.npz", "latents.json", "codec.safetensors"} <= files
+    diffkit.train(latent_system(), data, out=tmp_path / "parts", steps=4, **HOW)
+    again = latent_system()
+    counted = diffkit.recompose(again, modules={"codec": Counted(again.frozen["codec"])})
+    counted = diffkit.train(counted, data, out=tmp_path / "counted", steps=9, **HOW)
+    assert counted.frozen["codec"].seen == len(data)
+    resumed = diffkit.train(latent_system(), data, out=tmp_path / "parts", steps=9, **HOW)
+    encoded = diffkit.train(latent_system(), data, out=tmp_path / "plain", steps=9, cache_latents=False, **HOW)
+    assert not (tmp_path / "plain" / "latents.npy").exists()
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value)
+        torch.testing.assert_close(encoded.network.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    loaded = diffkit.load(tmp_path / "whole")
+    drawn = [one.sample(2, steps=3, seed=0, y=1, progress=False) for one in (whole, loaded)]
+    assert drawn[0].shape == (2, 1, 8, 8) and torch.equal(*drawn)
+    with pytest.raises(OptionError, match="weights of the codec"):
+        diffkit.train(latent_system(seed=1), data, out=tmp_path / "parts", steps=12, **HOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_train_on_latents_what_one_trains(tmp_path, strategy):
+    def run(out, **options):
+        diffkit.train(latent_system(), labelled_pictures(), out=tmp_path / out, steps=6, **HOW, **options)
+
+    run("one", microbatch=4)
+    forked(2, lambda rank: run("two", strategy=strategy) and None)
+    one, two = (diffkit.load(tmp_path / name) for name in ("one", "two"))
+    for name, value in one.network.state_dict().items():
+        torch.testing.assert_close(two.network.state_dict()[name], value)
+    assert torch.equal(one.frozen["codec"].encoder[0].weight, two.frozen["codec"].encoder[0].weight)

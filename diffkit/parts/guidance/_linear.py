@@ -78,9 +78,7 @@ class Measured(ConditionalGuidance, BindableGuidance):
 
     def bind(self, parts: Composition) -> Measured:
         """Return this guidance with an operator on latents."""
-        return (
-            self if parts.codec is None else attrs.evolve(self, operator=OfLatents(self.operator, parts.codec.decode))
-        )
+        return self if parts.codec is None else attrs.evolve(self, operator=OfLatents(self.operator, parts.decode))
 
 
 @frozen(eq=False)

@@ -9,6 +9,7 @@ import torch
 from attrs import frozen
 
 from diffkit.options import number
+from diffkit.parts.codecs.autoencoder import Autoencoder
 from diffkit.parts.codecs.standardize import Standardize
 from diffkit.protocols import Codec
 from mutants import Mutant
@@ -146,7 +147,19 @@ class Remeasured(Standardize):
         return attrs.evolve(self, mean=found.mean, std=found.std)
 
 
+@frozen
+class ScaledMean(Autoencoder):
+    """Scales the mean alone."""
+
+    def moments(self, x, module):
+        mean, log_variance = self.raw_moments(x, module).chunk(2, 1)
+        return torch.cat([self.scale * (mean - self.shift), log_variance], 1)
+
+
+SMALL = dict(channels=(4, 4), latent_channels=2, scale=0.5, shift=0.1)
+
 MUTANTS = [
+    Mutant("codec", ScaledMean(**SMALL), Autoencoder(**SMALL), "latents_are_drawn", "log-variance"),
     Mutant("codec", HalfTheSize(), Asinh(), "shapes_as_declared", "latents"),
     Mutant("codec", Shortened(), Asinh(), "shapes_as_declared", "float64"),
     Mutant("codec", Unscaled(), Asinh(), "decode_inverts_encode", "the data"),
@@ -161,4 +174,9 @@ MUTANTS = [
     Mutant("codec", MeanOfMeans(), Standardize(), "measured_on_any_batches", "other batches"),
     Mutant("codec", Remeasured(), Standardize(), "measured_on_any_batches", "given options"),
 ]
-RIGHT = [("codec", Asinh()), ("codec", Standardize(per="whole")), ("codec", Standardize(mean=(1, 2, 3), std=2))]
+RIGHT = [
+    ("codec", Autoencoder(**SMALL)),
+    ("codec", Asinh()),
+    ("codec", Standardize(per="whole")),
+    ("codec", Standardize(mean=(1, 2, 3), std=2)),
+]
