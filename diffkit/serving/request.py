@@ -52,6 +52,7 @@ class Request(Future[Tensor]):
         self.number, self.served = 0, 0
         self.point = None if after is None else job.checked_point(after, program)
         self.has_begun = False
+        self._settled = False
         self.needed: Evaluation | None = None
         # networks of guidance are no part of a shared call: run again, they would be called twice
         self._guiding = modules_of(*job.networks())
@@ -114,13 +115,18 @@ class Request(Future[Tensor]):
 
     def fail(self, error: BaseException) -> None:
         """Give it an error in place of samples, unless it is done."""
-        if not self.done() and self.set_running_or_notify_cancel():
+        if self.settle():
             self.set_exception(error)
+
+    def settle(self) -> bool:
+        """Return whether a result may be set: True once, unless it was cancelled, which those who wait are told."""
+        first, self._settled = not self._settled, True
+        return first and self.set_running_or_notify_cancel()
 
     def _finish(self) -> None:
         if self._x.is_cpu:
             check_finite(self._x)
-        if self.set_running_or_notify_cancel():
+        if self.settle():
             self.set_result(self._x)
 
     def _take_step(self) -> None:
