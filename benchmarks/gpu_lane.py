@@ -1,13 +1,13 @@
-"""Everything of interest on one GPU, in three stages of at most three minutes; writes benchmarks/results/gpu_*.json.
+"""Everything of interest on one GPU, in four stages of at most three minutes; writes benchmarks/results/gpu_*.json.
 
     python benchmarks/gpu_lane.py --stage 1       # needs a GPU: training images/s, MFU and sampling steps/s
     python benchmarks/gpu_lane.py                 # all stages, one after the other
     python benchmarks/gpu_lane.py --cpu-smoke     # the same code on a CPU with tiny networks; its figures mean nothing
 
-Stage 1 has the usual first figures, stage 2 large networks and the bound, stage 3 what takes long to compile. Each
-case is written as soon as it is done, so that a run that is cut short still reports. A case that no longer fits its
-stage is skipped and said to be; one that fails is recorded with its error, and the others go on. So is each thing that
-a case compares: a graph that cannot be captured costs nobody else's figures.
+Stage 1 has the usual first figures, stage 2 large networks and the bound, stage 3 what takes long to compile, stage 4
+requests that arrive at random. Each case is written as soon as it is done, so that a run that is cut short still
+reports. A case that no longer fits its stage is skipped and said to be; one that fails is recorded with its error, and
+the others go on. So is each thing that a case compares: a graph that cannot be captured costs nobody else's figures.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from configurations import size_of, system_of
 from measuring import DEVICE, HERE, interleaved, machine, median, peak_flops, ratio
 from peers import versions
 from plain import PlainDiffusion
+from serving import network_costs, serving
 from test_networks import azulas, diffusers_unet
 from torch.profiler import ProfilerActivity, profile
 from updates import a_batch, as_data, diffusers_update, our_update, plain_update
@@ -39,7 +40,7 @@ DIFFUSERS = versions()["diffusers"] is not None
 TINY = ("unet", {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)})
 STEPS = 20
 """Of a walk whose steps are timed."""
-STAGES = (1, 2, 3)
+STAGES = (1, 2, 3, 4)
 STAGE_SECONDS = 180
 Rows = list[dict[str, Any]]
 
@@ -51,7 +52,7 @@ class Case:
     Attributes:
         name: Of its file, behind "gpu_".
         about: What it is.
-        stage: 1, 2 or 3.
+        stage: 1 to 4.
         seconds: What it may take at most; it is skipped if less is left.
         run: Returns its rows.
     """
@@ -285,6 +286,13 @@ def bound(name: str, steps: int = 256) -> Rows:
     ]
 
 
+def requests(name: str) -> Rows:
+    """Ways to serve requests of a configuration, from what its calls take here; see `serving.py`."""
+    system = system_for(name).eval()
+    costs = network_costs(system, (1, 2, 4, 8, 16, 32, 64) if GPU else (1, 2))
+    return serving(system, costs, 200 if GPU else 4)
+
+
 def host_reads() -> Rows:
     """A training update and a walk under torch's own watch for host reads, which raises at the first one."""
     system = system_for("iddpm/cifar10-uncond")
@@ -334,6 +342,7 @@ def cases() -> Iterator[Case]:
     yield _training(3, small, 128, 90, compiled=True)
     yield _training(3, "dit/b2-256", 256, 50, compiled=True)
     yield Case("sampling_dit_xl2_b64", f"Sampling steps of {latent}", 3, 40, lambda: sampling(latent, 64))
+    yield Case("serving_cifar10", f"Requests of {small} that arrive at random", 4, 120, lambda: requests(small))
 
 
 def _training(

@@ -42,42 +42,48 @@ class Evaluation:
         return id(self.model), _form(self.inputs, self.rows)
 
 
+class Outputs:
+    """Outputs of the network that one step has got so far.
+
+    Attributes:
+        known: The outputs, in the order of its evaluations.
+        given: How many of them this run of the step has taken.
+        direct: Whether the network is called at once, and nothing is stored.
+    """
+
+    def __init__(self, direct: bool):
+        self.known: list[Any] = []
+        self.given = 0
+        self.direct = direct
+
+
 class StepNetwork(nn.Module):
     """The network as the steps of one request see it: known outputs, until one is needed that is not known.
 
     Then `Needed` leaves the step, which is run again once the output is there. A step is a pure function, so it arrives
     at the same place; what it computed before is computed twice. Guidance that differentiates the network has it called
-    at once, from then on: ``direct``.
+    at once, from then on.
 
     Args:
         model: The network.
-        direct: Call it at once from the start.
+        outputs: Those of the present step.
     """
 
-    def __init__(self, model: Model, direct: bool):
+    def __init__(self, model: Model, outputs: Outputs):
         super().__init__()
         self.model = model
-        self.direct = direct
-        self.known: list[Any] = []
-        self._next = 0
-
-    def rewind(self) -> None:
-        """Give the known outputs again, from the first on."""
-        self._next = 0
-
-    def forget(self) -> None:
-        """Forget the outputs of a step that is done."""
-        self.known, self._next = [], 0
+        self.outputs = outputs
 
     def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Any:
         """Return the network's output, or raise `Needed`."""
-        if self.direct or (x.requires_grad and torch.is_grad_enabled()):
-            self.direct = True
+        outputs = self.outputs
+        if outputs.direct or (x.requires_grad and torch.is_grad_enabled()):
+            outputs.direct = True
             return self.model(x, time, **conditions)
-        if self._next == len(self.known):
+        if outputs.given == len(outputs.known):
             raise Needed(Evaluation(self.model, {"x": x, "time": time, **conditions}))
-        self._next += 1
-        return self.known[self._next - 1]
+        outputs.given += 1
+        return outputs.known[outputs.given - 1]
 
 
 class Needed(Exception):  # noqa: N818  # it is how a step pauses, and no error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from bisect import insort
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, Unpack
@@ -45,7 +48,7 @@ class Loop:
         queue: Most requests at a time.
         patience: Calls after which a waiting request gains one priority.
         batch_invariant: Call the network for one request at a time, as `System.sample` does: the same samples to the
-            bit with any network, at the cost of sharing no call.
+            bit with any network, at the cost of sharing no call. Rows that guidance adds are then not limited.
         calls, rows, peak_rows: Calls of the network so far, rows in all of them, and most rows in one.
     """
 
@@ -66,6 +69,9 @@ class Loop:
         self.calls, self.rows, self.peak_rows = 0, 0, 0
         self._modules = modules_of(system)
         self._requests: list[Request] = []
+        """By priority, then in order of arrival."""
+        self._some_are_done = False
+        self._most_rows = sys.maxsize if self.batch_invariant else self.rows_per_call
         self._submitted = 0
         self._changed = threading.Condition()
         self._ticking = threading.Lock()
@@ -112,8 +118,9 @@ class Loop:
             self._refuse_if_full()
             request.number, request.served = self._submitted, self.calls
             self._submitted += 1
-            self._requests.append(request)
+            insort(self._requests, request, key=lambda each: (-each.priority, each.number))
             self._changed.notify_all()
+        request.add_done_callback(self._note_done)
         return request
 
     def _refuse_if_full(self) -> None:
@@ -166,9 +173,9 @@ class Loop:
             rows = sum(request.rows for request in chosen)
             if chosen:
                 self.calls, self.rows = self.calls + 1, self.rows + rows
-                self.peak_rows = max(self.peak_rows, min(rows, self.rows_per_call))
+                self.peak_rows = max(self.peak_rows, min(rows, self._most_rows))
                 self._evaluate(chosen)
-                self._drop_done()
+            self._drop_done()
         return rows
 
     def _serve(self) -> None:
@@ -203,7 +210,6 @@ class Loop:
             request.served = self.calls + 1
             if left <= 0 or request.needed is None or self.batch_invariant:
                 break
-        self._drop_done()
         return found
 
     def _in_turn(self, requests: list[Request]) -> list[Request]:
@@ -216,8 +222,7 @@ class Loop:
             return request.priority + waited // self.patience, waited, -request.number
 
         first = max(requests, key=turn)
-        others = sorted(requests, key=lambda request: (-request.priority, request.number))
-        return [first, *(request for request in others if request is not first)]
+        return [first, *(request for request in requests if request is not first)]
 
     def _evaluate(self, requests: list[Request]) -> None:
         """Call the network for requests together; if that fails, for each alone, so that one fails only itself."""
@@ -227,7 +232,7 @@ class Loop:
                 requests[0].go_on()
             return
         try:
-            outputs = call_together(evaluations, self.rows_per_call)
+            outputs = call_together(evaluations, self._most_rows)
         except Exception as error:
             if len(requests) == 1:
                 requests[0].fail(error)
@@ -238,13 +243,18 @@ class Loop:
             with _reporting(request):
                 request.receive(output)
 
+    def _note_done(self, _: Future[Tensor]) -> None:
+        self._some_are_done = True
+
     def _drop_done(self) -> None:
+        if not self._some_are_done:  # asking each of a thousand takes long
+            return
         with self._changed:
+            self._some_are_done = False
             done = [request for request in self._requests if request.done()]
             self._requests = [request for request in self._requests if request not in done]
         for request in done:
-            if request.cancelled():
-                request.set_running_or_notify_cancel()  # tells `concurrent.futures.wait`
+            request.settle()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from torch import Tensor
 from diffkit.protocols import State
 from diffkit.runtime.eval_mode import eval_mode_of, modules_of
 from diffkit.runtime.finite import check_finite
-from diffkit.serving.evaluations import Evaluation, Needed, StepNetwork
+from diffkit.serving.evaluations import Evaluation, Needed, Outputs, StepNetwork
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import TrajectoryPoint, step_with_denoised
 from diffkit.tensors import ordinary
@@ -51,11 +52,12 @@ class Request(Future[Tensor]):
         self.number, self.served = 0, 0
         self.point = None if after is None else job.checked_point(after, program)
         self.has_begun = False
+        self._settled = False
         self.needed: Evaluation | None = None
         # networks of guidance are no part of a shared call: run again, they would be called twice
         self._guiding = modules_of(*job.networks())
-        self._network = StepNetwork(job.model, direct=bool(self._guiding))
-        self._job = attrs.evolve(job, model=self._network)
+        self._outputs = Outputs(direct=bool(self._guiding))
+        self._job = attrs.evolve(job, model=StepNetwork(job.model, self._outputs))
         self._program, self._start = program, start
         self._x: Tensor
         self._history: State  # `Future` has a `_state` of its own
@@ -89,12 +91,12 @@ class Request(Future[Tensor]):
                 self._program.noise(self._draw)
             self._x, self._history, self._step = self.point.x, self.point.state, self.point.step
         self._start, self.has_begun = None, True
-        if not self._network.direct:
+        if not self._outputs.direct:
             self.go_on()
 
     def receive(self, output: Any) -> None:
         """Take the output of the evaluation that it waited for, and its steps up to the next one."""
-        self._network.known.append(output)
+        self._outputs.known.append(output)
         self.go_on()
 
     def go_on(self) -> None:
@@ -102,7 +104,7 @@ class Request(Future[Tensor]):
         try:
             while self._step < self.num_steps:
                 self._take_step()
-                if self._network.direct:
+                if self._outputs.direct:
                     break
         except Needed as needed:
             self.needed = needed.evaluation
@@ -113,28 +115,32 @@ class Request(Future[Tensor]):
 
     def fail(self, error: BaseException) -> None:
         """Give it an error in place of samples, unless it is done."""
-        if not self.done() and self.set_running_or_notify_cancel():
+        if self.settle():
             self.set_exception(error)
+
+    def settle(self) -> bool:
+        """Return whether a result may be set: True once, unless it was cancelled, which those who wait are told."""
+        first, self._settled = not self._settled, True
+        return first and self.set_running_or_notify_cancel()
 
     def _finish(self) -> None:
         if self._x.is_cpu:
             check_finite(self._x)
-        if self.set_running_or_notify_cancel():
+        if self.settle():
             self.set_result(self._x)
 
     def _take_step(self) -> None:
-        i, network = self._step, self._network
-        if network.known:
-            network.rewind()
-        else:
+        i, outputs = self._step, self._outputs
+        if not outputs.known:
             self._noise = self._program.noise(self._draw)
+        outputs.given = 0
         denoiser = self._denoisers[i] if isinstance(self._denoisers, list) else self._denoisers
         last = self._program.is_last(i)
-        with eval_mode_of(self._guiding):
+        with eval_mode_of(self._guiding) if self._guiding else nullcontext():
             x, state, x_start = step_with_denoised(
                 self._program, denoiser, self._x, self._history, self._rows[i], self._noise, last
             )
         assert x_start is not None, "a step that records its evaluations returns the last estimate"
-        network.forget()
+        outputs.known.clear()
         self._x, self._history, self._step = x, state, i + 1
         self.point = TrajectoryPoint(i + 1, self._program.levels[i], x, x_start, state)

@@ -23,22 +23,22 @@ def sample_resumably(
     program: Program,
     batches: Sequence[range],
     start: Tensor | None,
-    path: Path,
+    resume: str | Path,
     advance: Callable[[int], None],
 ) -> list[Tensor]:
     """Return the samples of each batch, going on from a file, which an interruption leaves and the end removes.
 
     Args:
         job, program, batches, start: Of the call.
-        path: The file.
+        resume: The file.
         advance: Called with a number of finished steps.
     Raises:
-        OptionError: The call has no seed, or the file is of another call.
+        OptionError: The call has no seed, the file is of another call, or cannot be written.
         CheckpointError: The file is damaged.
     """
     if job.seed is None:
         raise OptionError("resume needs a seed, from which the noise of the steps to come follows; pass seed=0")
-    call = _facts(job, program, batches, start)
+    path, call = _checked_path(resume), _facts(job, program, batches, start)
     out, point = _continued(path, call, batches, job.device)
     advance(len(out) * program.num_steps + (point.step if point else 0))
     try:
@@ -58,6 +58,16 @@ def sample_resumably(
         raise
     path.unlink(missing_ok=True)
     return out
+
+
+def _checked_path(resume: object) -> Path:
+    """The file, which an interruption must be able to write."""
+    if not isinstance(resume, str | Path):
+        raise OptionError("must be the path of a file", option="resume", value=resume)
+    path = Path(resume)
+    if path.is_dir() or not path.parent.is_dir():
+        raise OptionError("must be the path of a file in a folder that exists", option="resume", value=str(resume))
+    return path
 
 
 def _continued(

@@ -330,7 +330,7 @@ class System(nn.Module):
         total, show = len(batches) * program.num_steps, options.get("progress", True)
         with job.running(f"sampling {n}", total, show) as advance:
             if resume is not None:
-                out = sample_resumably(job, program, batches, start, Path(resume), advance)
+                out = sample_resumably(job, program, batches, start, resume, advance)
             for rows in batches if resume is None else ():
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)

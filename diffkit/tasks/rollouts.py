@@ -9,8 +9,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from diffkit.errors import OptionError
 from diffkit.protocols import State
 from diffkit.system.call_options import JobOptions, shows_options
+from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 
@@ -43,7 +45,9 @@ class Rollout:
 
 
 @shows_options(JobOptions)
-def rollout(system: System, n: int, *, start: Tensor | None = None, **options: Unpack[JobOptions]) -> Rollout:
+def rollout(
+    system: System, n: int, *, start: Tensor | None = None, noise: Tensor | None = None, **options: Unpack[JobOptions]
+) -> Rollout:
     """Sample n examples as `System.sample` does, and record x, state and noise of every step.
 
         path = rollout(system, 64, sampler=("ddim", {"eta": 1.0}), steps=20, seed=0)
@@ -53,14 +57,19 @@ def rollout(system: System, n: int, *, start: Tensor | None = None, **options: U
         system: The system.
         n: Number of examples.
         start: As in `System.sample`.
+        noise: Noise of each step, (steps, n, C, *S), in place of that of the seed.
         options: Those of `diffkit.system.call_options.JobOptions`.
         conditions: As in `System.sample`.
+    Raises:
+        OptionError: An argument is wrong.
     """
     job = system.prepare(n, **options)
     start = job.checked_start(start)
     program, rows, drawn = job.program(), range(n), list[Tensor]()
     draw = _recorded(job.noise(rows), drawn)
     x = job.begin(rows, draw, start)
+    if noise is not None:
+        draw = _recorded(iter(_checked_noise(noise, (program.num_steps, *x.shape)).to(x)).__next__, drawn)
     drawn.clear()
     path, states = [x], [program.sampler.init(x)]
     step_fn = job.step_fn(program, job.denoiser(rows), x, with_denoised=True)
@@ -69,6 +78,13 @@ def rollout(system: System, n: int, *, start: Tensor | None = None, **options: U
             path.append(point.x)
             states.append(point.state)
     return Rollout(job, torch.stack(path), tuple(states[:-1]), torch.stack(drawn) if drawn else None)
+
+
+def _checked_noise(noise: Tensor, shape: tuple[int, ...]) -> Tensor:
+    found = as_tensor("noise", noise)
+    if found.shape != shape:
+        raise OptionError(f"noise must have shape {shape}, one for each step, got {tuple(found.shape)}")
+    return found
 
 
 def _recorded(draw: Callable[[], Tensor], drawn: list[Tensor]) -> Callable[[], Tensor]:

@@ -188,7 +188,8 @@ def steps_have_a_density(sampler: Sampler) -> None:
 
             def step(noise: Tensor, given: Any = (found, denoise, x, state, row, last)) -> Tensor:
                 prepared, *before, at_end = given
-                return prepared.program.step(*before, noise, at_end)[0]
+                after: Tensor = prepared.program.step(*before, noise, at_end)[0]
+                return after
 
             slope = torch.autograd.functional.jacobian(step, noises[i]).view(2, 2)  # type: ignore[no-untyped-call]
             value, noisy, *_ = step_density(found.program, denoise, x, state, row, after, last)

@@ -108,6 +108,8 @@ PAGES = {
             "-n 40": "-n 4",
         }
     ),
+    "learn/serving": Page({"steps=500": "steps=1"}),
+    "learn/log-probabilities": Page({"steps=1000": "steps=1", "steps=125": "steps=1", "steps=250": "steps=2"}),
     "learn/your-own-part": Page(
         {
             "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",

@@ -16,7 +16,7 @@ if not (FOLDER / "gpu_lane.py").is_file():
     pytest.skip("the benchmarks are not part of this distribution", allow_module_level=True)
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what is measured against warns of this and that
-OWN = ("gpu_lane", "measuring", "configurations", "updates", "plain", "published", "peers", "test_networks")
+OWN = ("gpu_lane", "measuring", "configurations", "updates", "plain", "published", "peers", "test_networks", "serving")
 
 
 @pytest.fixture

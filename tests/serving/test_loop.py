@@ -80,6 +80,15 @@ def test_batch_invariant_is_the_same_to_the_bit_with_any_network(mlp, sampler):
         assert same(request, mlp, 1 + seed % 3, seed=seed, **given)
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_rows_that_guidance_adds_are_within_the_limit_or_called_as_alone(system, batch_invariant):
+    system.network.calls.clear()
+    with Loop(system, rows_per_call=3, batch_invariant=batch_invariant) as loop:
+        loop.submit(3, steps=2, seed=0, y=1, guidance=("cfg", {"scale": 2.0}))
+    assert system.network.calls == ([6, 6] if batch_invariant else [3, 3, 3, 3])
+    assert loop.peak_rows == max(system.network.calls)
+
+
 def test_fixed_rows_make_a_batch_of_any_size_the_same(mlp):
     given = {"model": FixedRows(mlp.network, 4), "steps": 5, "seed": 0, "progress": False}
     whole = mlp.sample(7, **given)
@@ -140,6 +149,20 @@ def test_previews_and_cancelling(system):
     assert first.cancelled()
     assert wait([first, second], timeout=1).not_done == set()
     assert same(second, system, 1, sampler="ddim", steps=5, seed=1)
+
+
+def test_cancelling_during_the_last_evaluation(system):
+    requests = []
+
+    def model(x, time, y=None):
+        requests[0].cancel()
+        return system.network(x, time, y)
+
+    loop = Loop(system)
+    requests += [loop.submit(1, sampler="ddim", steps=1, seed=0, model=model) for _ in range(2)]
+    loop.close()
+    assert requests[0].cancelled()
+    assert requests[1].result(0).isfinite().all()
 
 
 def test_priority_goes_first_and_none_waits_for_ever(system):

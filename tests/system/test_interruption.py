@@ -68,6 +68,9 @@ def test_another_call_does_not_go_on(system, tmp_path):
         system.sample(2, **{**how, "seed": 4, "steps": 7})
     with pytest.raises(OptionError, match="resume needs a seed"):
         system.sample(2, **{**how, "seed": None})
+    for wrong in (3, tmp_path, tmp_path / "missing" / "state"):
+        with pytest.raises(OptionError, match=r"resume.* must be the path of a file"):
+            system.sample(2, **{**how, "resume": wrong})
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match="is not a saved point of sampling"):
         system.sample(2, **how)

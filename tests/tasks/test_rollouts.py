@@ -71,6 +71,15 @@ def test_samples_are_those_of_the_system(system):
     assert torch.equal(rollout(system, 3, **given).samples, system.sample(3, progress=False, **given))
 
 
+def test_noise_of_the_caller(system):
+    given = {"sampler": "dpmpp_sde", "steps": 4, "y": 0}
+    path = rollout(system, 2, seed=3, **given)
+    again = rollout(system, 2, start=path.x[0], noise=path.noise, **given)
+    assert torch.equal(again.x, path.x)
+    with pytest.raises(OptionError, match=r"noise must have shape \(7, 2, 1, 2, 3\), one for each step, got \(2, 3\)"):
+        rollout(system, 2, noise=torch.zeros(2, 3), **given)
+
+
 def test_ddim_by_the_formula_of_the_paper(system):
     """Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16, written out."""
     eta, k = 0.7, 2
