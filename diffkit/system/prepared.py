@@ -113,8 +113,11 @@ class SamplingJob:
             self.model, parts.var, scales, conditions, transform, self.clip, parts.guidance, times=parts.times
         )
 
-    def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
-        """Return a denoiser for each step of a program, without the guidance that is inactive in that step."""
+    def denoisers(self, program: Program, rows: range | None = None) -> Denoiser | list[Denoiser]:
+        """Return a denoiser for each step of a program, without the guidance that is inactive in that step.
+
+        Steps in which the same guidance acts share one.
+        """
         whole = self.denoiser(rows)
         if not whole.guidance:
             return whole
