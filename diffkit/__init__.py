@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 from diffkit._version import __version__
 from diffkit.runtime.lazy import on_first_use
 
-_PACKAGES = ("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights")
+_PACKAGES = (
+    "data",
+    "evaluation",
+    "guidance",
+    "likelihood",
+    "serving",
+    "spacing",
+    "tasks",
+    "testing",
+    "training",
+    "weights",
+)
 """Public modules, imported by name: ``diffkit.data.loading.load``."""
 
 if TYPE_CHECKING:
@@ -29,12 +40,14 @@ if TYPE_CHECKING:
     from diffkit.errors import PluginLoadError as PluginLoadError
     from diffkit.errors import ProcessLostError as ProcessLostError
     from diffkit.errors import ProtocolError as ProtocolError
+    from diffkit.errors import QueueFullError as QueueFullError
     from diffkit.errors import SpecError as SpecError
     from diffkit.errors import UnknownComponentError as UnknownComponentError
     from diffkit.presets import preset as preset
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe
     from diffkit.registry import refresh as refresh
+    from diffkit.system.cascade import Cascade as Cascade
     from diffkit.system.compose import compose as compose
     from diffkit.system.compose import recompose as recompose
     from diffkit.system.loading import from_spec as from_spec

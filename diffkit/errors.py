@@ -14,6 +14,7 @@ DiffkitError
 ├── HookError               (RuntimeError)         a hook of training failed
 ├── ProcessLostError        (RuntimeError)         another process of the job is gone
 ├── DivergedError           (ArithmeticError)      consecutive losses, or all samples, are not finite
+├── QueueFullError          (RuntimeError)         a loop of requests has no room for another one
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
 
@@ -227,6 +228,10 @@ class HookError(DiffkitError, RuntimeError):
 
 class ProcessLostError(DiffkitError, RuntimeError):
     """Another process of the job ended; its own error contains the reason."""
+
+
+class QueueFullError(DiffkitError, RuntimeError):
+    """A loop of requests has no room for another one; there is once one of them is done."""
 
 
 class MissingExtraError(DiffkitError, ImportError):

@@ -121,6 +121,19 @@ class Prediction(NamedTuple):
     log_variance: Tensor | None
 
 
+class UnclippedPrediction(NamedTuple):
+    """Result of one evaluation of the denoiser for an `UnclippedSampler`.
+
+    Attributes:
+        x_start, log_variance: As of `Prediction`.
+        unclipped: The estimate of clean data before clipping, (B, C, *S).
+    """
+
+    x_start: Tensor
+    log_variance: Tensor | None
+    unclipped: Tensor
+
+
 class StepRow(Protocol):
     """Levels and coefficients of one sampler step; each is unpacked at its first use."""
 
@@ -156,6 +169,7 @@ class LossInputs(NamedTuple):
         decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
         to: The second level of each row, if a `PairSampler` draws the levels; None otherwise.
         learned: The loss's own module, if it is a `LearnedPart`; None otherwise.
+        rate: By how much log_snr falls with time at each row, (B,), where a `TimeSampler` draws times; None otherwise.
     """
 
     x_start: Tensor
@@ -172,6 +186,7 @@ class LossInputs(NamedTuple):
     decoder_rows: int
     to: Level | None = None
     learned: nn.Module | None = None
+    rate: Tensor | None = None
 
 
 class Denoise(Protocol):
@@ -195,7 +210,8 @@ class Composition:
     current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
     network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
     0 without classes, None if unknown. `times` is how many times the network takes, 1 or 2; None without a network.
-    `coupling` is None for independent noise. `continuous_time` is True if training draws values of log_snr in place of
+    `coupling` is None for independent noise, `codec` where latents are the data itself; `data_shape` is that of the
+    latents, as the network sees data. `continuous_time` is True if training draws values of log_snr in place of
     levels 1..T.
     """
 
@@ -214,6 +230,7 @@ class Composition:
     classes: int | None = None
     times: int | None = None
     coupling: Coupling | None = None
+    codec: Codec | None = None
     continuous_time: bool = field(init=False)
 
     @continuous_time.default
@@ -240,6 +257,11 @@ class Composition:
         if not isinstance(self.backbone, ConditionalBackbone):
             return 0
         return self.backbone.channels_in(self.data_shape) - self.data_shape[0]
+
+    @property
+    def reads_low_res_level(self) -> bool:
+        """True if the network reads the level of the noise on its small image; False for a foreign network."""
+        return isinstance(self.backbone, ConditionalBackbone) and self.backbone.reads_low_res_level()
 
 
 class Part(Protocol):
@@ -291,6 +313,26 @@ class ContinuousSchedule(NoiseSchedule):
     @abstractmethod
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Return (total_std, time) at any log_snr, each of its shape and dtype."""
+
+
+class LearnedSchedule(ContinuousSchedule, LearnedPart):
+    """A schedule with weights, which decide when in time each log_snr comes, and nothing else.
+
+    The ends and `level` do not depend on them, so that the bound has one value, whatever they are, and they are trained
+    to lower the variance of its estimate. It needs a `TimeSampler` and an `InvariantLoss`. `table` is that of a module
+    as it is built; a system computes that of its present weights from `log_snr_at`, at times 0, 1 / (T - 1), ..., 1.
+    """
+
+    @abstractmethod
+    def log_snr_at(self, module: nn.Module, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log_snr, and its rate of fall with time, which is positive for any weights, with gradients.
+
+        Args:
+            module: The schedule's own.
+            time: In [0, 1], (B,) float64; 0 is the clean end.
+        Returns:
+            log_snr and ``-d log_snr / d time``, (B,) float64 each.
+        """
 
 
 class MeanParameterization(Part, Protocol):
@@ -361,6 +403,10 @@ class Loss(Part, Protocol):
     @abstractmethod
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return per-example terms, each (B,) float32; training minimizes the one named "loss"."""
+
+
+class InvariantLoss(Loss):
+    """A loss that multiplies by ``at.rate``, so that its mean over times is the same for any schedule of these ends."""
 
 
 class Tangent(NamedTuple):
@@ -503,6 +549,18 @@ class ContinuousTimestepSampler(TimestepSampler):
         """
 
 
+class TimeSampler(ContinuousTimestepSampler):
+    """Draws times, which a `LearnedSchedule` turns into values of log_snr."""
+
+    @abstractmethod
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Turn uniforms into times; arguments as of `TimestepSampler.sample`.
+
+        Returns:
+            Times in [0, 1], (B,) float64, and weights, (B,) float32, such that ``p(time) w(time) = 1``.
+        """
+
+
 class PairSampler(TimestepSampler):
     """Draws two levels for each row: that of the data, and one that a step goes to; needs a `NetworkLoss`.
 
@@ -560,6 +618,15 @@ class Sampler(Part, Protocol):
         """
 
 
+class UnclippedSampler(Sampler):
+    """A sampler that can read the estimate of x_start before clipping: it then gets an `UnclippedPrediction`."""
+
+    @property
+    @abstractmethod
+    def reads_unclipped(self) -> bool:
+        """True if it does."""
+
+
 class MultistageSampler(Sampler):
     """A sampler that evaluates the network more than once in a step: at nodes within it, at its end, or both.
 
@@ -578,6 +645,13 @@ class MultistageSampler(Sampler):
         also where its log_snr is infinite. `plan` then receives the nodes that are used.
         """
         return None
+
+
+class EarlyNoiseSampler(Sampler):
+    """A sampler that adds noise before it evaluates the network, so that x_s is not normal given x_t and the state.
+
+    The steps of all other stochastic samplers are normal: their noise comes after the last evaluation.
+    """
 
 
 class RoutedSampler(Sampler):
@@ -614,6 +688,10 @@ class ConditionalBackbone(Backbone):
         """Return the number of channels that the network reads: those of the data plus those of its conditions."""
         return data_shape[0]
 
+    def reads_low_res_level(self) -> bool:
+        """Return whether the network reads how much noise ``low_res`` has: ``low_res_level``, (B,) from 0 to 1."""
+        return False
+
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the conditions that mean "unconditional", such as y = the null class; None if there are none.
 
@@ -628,6 +706,10 @@ class ConditionalBackbone(Backbone):
         Labels are then needed, and checked before any work; None if the number is not known.
         """
         return None
+
+    def context_width(self) -> int:
+        """Return the width of the vectors of the sequence ``context``, (B, L, width), that the network reads; or 0."""
+        return 0
 
 
 class TwoTimeBackbone(Backbone):
@@ -678,6 +760,33 @@ class LevelSpacing(Protocol):
     @abstractmethod
     def levels(self, table: ProcessTable) -> Sequence[int]:
         """Return the levels, ascending, each in 1..T of the table."""
+
+
+class GridSpacing(LevelSpacing):
+    """A spacing given by noise, whose levels may lie between those of the table.
+
+    The network is then called at a time between two that it was trained with. With ``exact = False`` the nearest levels
+    of the table are visited.
+    """
+
+    @property
+    def exact(self) -> bool:
+        """True if its noise levels are visited themselves, False for the nearest levels of the table."""
+        return True
+
+    @abstractmethod
+    def log_snr(self, table: ProcessTable) -> F64:
+        """Return log_snr of each level, descending, (n,) float64; minus infinity only last, at a T without signal."""
+
+    def time(self, table: ProcessTable) -> F64 | None:
+        """Return what the network is conditioned on there, (n,), or None to interpolate the table's in log_snr."""
+        return None
+
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the nearest levels of the table, ascending."""
+        from diffkit.table import nearest_levels
+
+        return nearest_levels(table, self.log_snr(table))
 
 
 Model = Callable[..., "Tensor"]
@@ -853,6 +962,56 @@ class Coupling(Part, Protocol):
             conditions: Of the data, by name, as tensors (B, ...); ``y`` are classes, (B,).
             generator: Source of any further randomness, on the CPU; the same in every process.
         """
+
+
+class Codec(Part, Protocol):
+    """What is between data and network: data in the user's units on one side, latents on the other.
+
+    Latents are data as the network sees it. A system encodes data before it adds noise, and decodes its samples.
+
+    Attributes:
+        exact: True if ``decode(encode(x))`` is x, so that data has a likelihood; there are as many latents as values.
+        affine: True if `decode` is affine, so that what is linear in data is linear in latents, but for a constant.
+        elementwise: True if each latent depends on the value of data in its place alone: a mask of data is one of
+            latents.
+    """
+
+    exact: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+
+    def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latents of one example, (C, *S), from that of its data; the same by default.
+
+        Raises:
+            OptionError: The options do not fit the data's shape.
+        """
+        return data_shape
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of data (B, C, *S), in its dtype; a pure function of each row."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the data of latents (B, C, *S), in their dtype; a pure function of each row, with a gradient."""
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return ``log |det d encode(x) / dx|`` of each example in nats, (B,); only called if `exact`."""
+        raise NotImplementedError
+
+
+class MeasuredCodec(Codec):
+    """A codec with options that are measured on data, once, before a system is composed with it."""
+
+    @property
+    @abstractmethod
+    def measured(self) -> bool:
+        """True if it has all of these options."""
+
+    @abstractmethod
+    def measure(self, batches: Iterable[Tensor]) -> MeasuredCodec:
+        """Return this codec with the options that it lacks, from batches of data, (B, C, *S) float32."""
 
 
 class Optimizer(Protocol):

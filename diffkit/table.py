@@ -114,6 +114,8 @@ class ProcessTable:
         total_std: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
         time: What the network is conditioned on at each level, float64 (T+1,); row 0 is never read.
         index: Level in the original table, before any respacing (the root table), int64 (T+1,).
+        fraction: What a level in the root table is above `index`, in [0, 1), float64 (T+1,), if levels may lie between
+            those of the root table (see `interpolate`); None otherwise.
 
     Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma`, `from_sigmas` or `from_log_snr`.
     """
@@ -124,6 +126,7 @@ class ProcessTable:
     total_std: F64 = field(eq=_equal)
     time: F64 = field(eq=_equal, repr=False)
     index: NDArray[np.int64] = field(eq=_equal, repr=False)
+    fraction: F64 | None = field(default=None, eq=_equal, repr=False)
 
     def __attrs_post_init__(self) -> None:
         rows = len(self.alpha_bar)
@@ -144,6 +147,11 @@ class ProcessTable:
 
     def __hash__(self) -> int:
         return hash((self.alpha_bar.tobytes(), self.total_std.tobytes(), self.time.tobytes(), self.index.tobytes()))
+
+    @property
+    def interpolated(self) -> bool:
+        """True if levels may lie between those of the root table, where the time is interpolated."""
+        return self.fraction is not None
 
     @classmethod
     def from_betas(cls, betas: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
@@ -322,7 +330,115 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
         _readonly(table.total_std[rows]),
         _readonly(table.time[rows]),
         _readonly(table.index[rows], np.int64),
+        None if table.fraction is None else _readonly(table.fraction[rows]),
     )
+
+
+def with_first_level(table: ProcessTable, training: ProcessTable) -> ProcessTable:
+    """Return a table made of another one's levels, with its level 1 as well; unchanged if that is in it."""
+    if table.index[1] == training.index[1] and (table.fraction is None or table.fraction[1] == 0):
+        return table
+
+    def inserted(name: str) -> NDArray[Any]:
+        column = getattr(table, name)
+        return _readonly(np.insert(column, 1, getattr(training, name)[1]), column.dtype)
+
+    names = ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index")
+    columns = {name: inserted(name) for name in names}
+    beta = columns["beta"].copy()
+    beta[2] = _betas_between(columns["alpha_bar"], columns["one_minus_alpha_bar"])[2]
+    fraction = None if table.fraction is None else _readonly(np.insert(table.fraction, 1, 0.0))
+    return ProcessTable(**columns | {"beta": _readonly(beta)}, fraction=fraction)
+
+
+class PathLevels(NamedTuple):
+    """Levels of a path at given noise, float64 arrays.
+
+    Attributes:
+        position: Levels of the table, real-valued.
+        total_std: sqrt(alpha^2 + sigma^2).
+        time: What the network is conditioned on.
+    """
+
+    position: F64
+    total_std: F64
+    time: F64
+
+
+def interpolated_levels(table: ProcessTable, log_snr: F64) -> PathLevels:
+    """Return the levels of a table at any log_snr, by a line in log_snr between its neighbours.
+
+    Level and time are interpolated, and total_std by its logarithm. Beyond level 1 and the noisiest level with signal
+    these have the values of that level; minus infinity is level T.
+    Source: the time is that of k-diffusion's `DiscreteSchedule.sigma_to_t` and of diffusers' `_sigma_to_t`.
+    """
+    rows = np.flatnonzero(np.isfinite(table.log_snr))
+    known, wanted = -table.log_snr[rows], -np.asarray(log_snr, dtype=np.float64)
+
+    def of(values: F64) -> F64:
+        return np.where(np.isposinf(wanted), values[-1], np.interp(wanted, known, values[rows]))
+
+    position = of(np.arange(table.num_steps + 1, dtype=np.float64))
+    return PathLevels(position, np.exp(of(np.log(table.total_std))), of(table.time))
+
+
+_ROUNDING = 1e-12
+"""Relative difference in log_snr from a level of the table up to which it is that level."""
+_BEYOND = 0.02
+"""How far log_snr may lie beyond the ends of a table, 1 % of sigma: published grids round their last digits."""
+
+
+def interpolate(table: ProcessTable, log_snr: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
+    """Return the table of a chain whose levels may lie between those of a table.
+
+    alpha and sigma follow from log_snr and total_std, which is interpolated as the time is (see `interpolated_levels`).
+    `index` and `fraction` are the level in the root table.
+
+    Args:
+        table: A table of trained levels.
+        log_snr: Of levels 1, 2, ..., descending; minus infinity only last, if level T has no signal.
+        time: What the network is conditioned on there, in place of the interpolated one.
+    Raises:
+        OptionError: They do not descend, or lie beyond the ends of the table.
+    """
+    wanted = _checked_grid(table, log_snr)
+    level = interpolated_levels(table, wanted)
+    nearest = np.rint(level.position).astype(np.int64)
+    with np.errstate(invalid="ignore"):  # at a level without signal, which is level T
+        same = ~(np.abs(table.log_snr[nearest] - wanted) > _ROUNDING * (1 + np.abs(wanted)))
+    total_std = np.where(same, table.total_std[nearest], level.total_std)
+    known_time = np.where(same, table.time[nearest], level.time)
+    found = ProcessTable.from_log_snr(wanted, total_std, known_time if time is None else time)
+    alpha_bar = np.concatenate([[1.0], np.where(same, table.alpha_bar[nearest], found.alpha_bar[1:])])
+    noise = np.concatenate([[0.0], np.where(same, table.one_minus_alpha_bar[nearest], found.one_minus_alpha_bar[1:])])
+    position = np.interp(np.where(same, nearest, level.position), np.arange(len(table.index)), table.index)
+    lower = np.concatenate([[0.0], np.floor(position)])
+    return attrs.evolve(
+        found,
+        alpha_bar=_readonly(alpha_bar),
+        one_minus_alpha_bar=_readonly(noise),
+        beta=_readonly(_betas_between(alpha_bar, noise)),
+        index=_readonly(lower, np.int64),
+        fraction=_readonly(np.concatenate([[0.0], position]) - lower),
+    )
+
+
+def _checked_grid(table: ProcessTable, log_snr: ArrayLike) -> F64:
+    grid = np.asarray(log_snr, dtype=np.float64)
+    if grid.ndim != 1 or not grid.size or np.any(np.isnan(grid)) or not np.all(np.diff(grid) < 0):
+        raise OptionError("noise levels must be one number or more, each at most once")
+    known, finite = table.log_snr[1:], grid[np.isfinite(grid)]
+    known = known[np.isfinite(known)]
+    if len(finite) < len(grid) and (grid[0] == np.inf or len(known) == table.num_steps):
+        raise OptionError("noise levels must be finite and above 0; level 0 follows by itself")
+    ends = (("sigma_min", finite[:1], known[0], 1, "less"), ("sigma_max", finite[-1:], known[-1], -1, "more"))
+    for name, values, end, sign, amount in ends:
+        if np.any(sign * (values - end) > _BEYOND):
+            ratio, limit = np.exp(-values[0] / 2), np.exp(-end / 2)
+            raise OptionError(
+                f"sigma / alpha {ratio:.6g} is {amount} noise than the network was trained with; use {name}={limit:.6g}"
+            )
+    return grid
 
 
 def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
@@ -338,6 +454,37 @@ def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
     if np.any(np.diff(selected) <= 0):
         raise OptionError("levels must be ascending, each at most once")
     return selected.astype(np.int64)
+
+
+def nearest_levels(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
+    """Return the levels nearest to given log_snr, each level at most once, ascending.
+
+    Args:
+        table: The table.
+        log_snr: At most T values, in any order; -inf is level T.
+    Raises:
+        OptionError: There are more values than levels.
+    """
+    if len(log_snr) > table.num_steps:
+        raise OptionError(
+            f"must be <= {table.num_steps}, the number of levels of the table", option="steps", value=len(log_snr)
+        )
+    targets = np.sort(np.asarray(log_snr, dtype=np.float64))[::-1]
+    known = np.where(np.isfinite(table.log_snr[1:]), table.log_snr[1:], np.finfo(np.float64).min)
+    found = [table.num_steps if np.isneginf(w) else 1 + int(np.argmin(np.abs(known - w))) for w in targets]
+    return distinct_levels(found, table.num_steps)
+
+
+def distinct_levels(levels: list[int], num_steps: int) -> tuple[int, ...]:
+    """Return the same number of distinct levels, each moved up and then down as little as possible."""
+    out = list(levels)
+    for i in range(1, len(out)):
+        out[i] = max(out[i], out[i - 1] + 1)
+    limit = num_steps
+    for i in reversed(range(len(out))):
+        out[i] = min(out[i], limit)
+        limit = out[i] - 1
+    return tuple(out)
 
 
 def _betas_between(alpha_bar: F64, noise: F64 | None = None) -> F64:

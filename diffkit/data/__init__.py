@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data as Data
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scale_images as scale_images
+    from diffkit.data.encoded import Encoded as Encoded
     from diffkit.data.image_data import PictureData as PictureData
     from diffkit.data.iterables import from_iterable as from_iterable
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes
+    from diffkit.data.measuring import measured as measured
     from diffkit.data.sources._file import NumpyFile as NumpyFile
     from diffkit.data.sources._folder import Folder as Folder
     from diffkit.data.sources._source import Source as Source

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data.conditions import as_condition, collate_condition
+from diffkit.data.conditions import are_ragged, as_condition, collate_condition, pad_sequences
 from diffkit.data.skipping import Skipping
 from diffkit.errors import DataError
 
@@ -148,7 +148,14 @@ def _stack_conditions(conditions: Sequence[Mapping[str, Any]], indices: Sequence
     for i, found in zip(indices, conditions, strict=True):
         if found.keys() != names:
             raise DataError(f"example {i} has conditions {sorted(found)}, example {indices[0]} has {sorted(names)}")
-    return {name: collate_condition(name, [found[name] for found in conditions], indices) for name in names}
+    collated: dict[str, Any] = {}
+    for name in names:
+        values = [found[name] for found in conditions]
+        if are_ragged(values) and f"{name}_mask" not in names:
+            collated[name], collated[f"{name}_mask"] = pad_sequences(values)
+        else:
+            collated[name] = collate_condition(name, values, indices)
+    return collated
 
 
 def description(data: MapData) -> dict[str, Any]:

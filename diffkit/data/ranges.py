@@ -14,6 +14,8 @@ _LOOKED_AT = 64
 _LARGE, _SMALL = 4.0, 0.05
 """Root mean squares above and below those of usual data: values spread over [-1, 1] have 0.58, standardized values 1,
 and latents that networks are trained on 0.5 to 2."""
+_OFF_CENTRE = 0.9
+"""Mean in units of the root mean square from which values are not centred: two standard deviations."""
 _CLOSE = 1e-4
 """Tolerance for rounding beyond -1 and 1."""
 
@@ -26,11 +28,13 @@ class ValueRange:
         low: The smallest value.
         high: The largest value.
         size: Root mean square of the values.
+        mean: Their mean.
     """
 
     low: float
     high: float
     size: float
+    mean: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.low:.4g}..{self.high:.4g}"
@@ -38,7 +42,8 @@ class ValueRange:
     @property
     def remark(self) -> str | None:
         """Advice if values are not centred or not of about unit size; else None."""
-        if self.low < 0 and _SMALL <= self.size <= _LARGE:
+        centred = self.mean**2 < _OFF_CENTRE**2 * self.size**2
+        if self.low < 0 and centred and _SMALL <= self.size <= _LARGE:
             return None
         return f"values lie in {self}; networks expect about [-1, 1]: {self.remedy}"
 
@@ -49,7 +54,7 @@ class ValueRange:
             return "scale them by 2 * x - 1"
         if self.low >= 0 and self.high <= 255:
             return "store images as uint8, or scale them by x / 127.5 - 1"
-        return "store images as uint8, or scale the values"
+        return "store images as uint8, or scale the values, such as by codec 'standardize'"
 
 
 def range_of(data: Data) -> ValueRange | None:
@@ -60,7 +65,7 @@ def range_of(data: Data) -> ValueRange | None:
     """
     if data.bins is not None or len(data) < 1:
         return None
-    low, high, squares = float("inf"), -float("inf"), list[float]()
+    low, high, squares, means = float("inf"), -float("inf"), list[float](), list[float]()
     for i in np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).astype(np.int64)):
         batch = data.batch([int(i)])
         for fault in find_not_finite(batch):
@@ -68,7 +73,8 @@ def range_of(data: Data) -> ValueRange | None:
         values = scale_images(batch.images, None)
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         squares.append(float(values.double().square().mean()))
-    return ValueRange(low, high, float(torch.tensor(squares).mean().sqrt()))
+        means.append(float(values.double().mean()))
+    return ValueRange(low, high, float(torch.tensor(squares).mean().sqrt()), sum(means) / len(means))
 
 
 def check_unit_range(low: float, high: float, what: str) -> None:

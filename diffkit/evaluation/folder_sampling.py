@@ -51,13 +51,13 @@ def sample_folder(
         OptionError: A format does not fit the data, or the folder holds other samples or anything else.
     """
     ranks, saved = ranks or Ranks(), sampling.saved
-    check_formats(formats, saved.system.data_shape, saved.bins)
-    loaded = ranks.gather(digest(saved.system))
+    check_formats(formats, saved.final.data_shape, saved.bins)
+    loaded = ranks.gather(digest(saved))
     if len(set(loaded)) > 1:
         raise OptionError("the system changed while the processes read it; sample from a run that is not training")
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
     facts = _facts(sampling, loaded[0], formats, precision)
-    shape = saved.system.data_shape
+    shape = saved.final.data_shape
     folder = SampleFolder(out, tuple(formats), sampling.batches, sampling.labels, names, shape, facts)
     ranks.rank_zero(lambda: folder.check(overwrite))
     return folder
@@ -128,7 +128,7 @@ def draw_into(
 def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], ranks: Ranks) -> None:
     """Make the batches of these numbers."""
     job = sampling.job(folder.batches[numbers[0]])
-    total, parent = len(numbers) * job.program().num_steps, os.getppid()
+    total, parent = len(numbers) * sampling.count_steps(folder.batches[numbers[0]]), os.getppid()
     with job.running(f"sampling {sampling.count}", total, ranks.rank == 0) as advance:
         for number in numbers:
             if ranks.size > 1 and os.getppid() != parent:
@@ -147,6 +147,7 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": sampling.each,
         **{kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")},
+        **({"final": sampling.options["final"]} if "final" in sampling.options else {}),
         "guidance": None if guidance is UNSET else described(guidance) or "none",
         "seed": sampling.seed,
         "noise": NOISE,

@@ -28,7 +28,7 @@ from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
-from diffkit.system.loading import load, read_spec
+from diffkit.system.loading import load_system, read_spec
 from diffkit.system.module import System
 from diffkit.training.config import RETIRED
 
@@ -125,7 +125,7 @@ class _ReportedRun:
     @classmethod
     def read(cls, folder: Path, device: str | torch.device) -> _ReportedRun:
         spec = read_spec(folder / SPEC)
-        system = load(folder, device=device)
+        system = load_system(folder, device=device)
         config = {"train": {}, "data": {}, **(_read_json_if_exists(folder / CONFIG) or {})}
         check_fields(config, str(folder / CONFIG), CheckpointError, train=dict, data=dict)
         check_fields(config["train"], f"train of {folder / CONFIG}", CheckpointError, ema=(list, type(None)))
@@ -361,9 +361,9 @@ def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterato
     places = np.unique(np.linspace(0, len(moments) - 1, min(_MOMENTS, len(moments))).round().astype(int))
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
-    noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
+    noisy = [system.from_latents(moments[i].x / s) for i, s in zip(places, total_std, strict=True)]
     yield ReportFigure(f"From noise to samples: data at levels {levels}.", None, _embed_strip(noisy))
-    estimates = [moments[i].x_start for i in places]
+    estimates = [system.from_latents(moments[i].x_start) for i in places]
     yield ReportFigure("The network's estimates of the clean data at the same levels.", None, _embed_strip(estimates))
 
 

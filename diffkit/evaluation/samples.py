@@ -49,7 +49,7 @@ def draw_samples(
     x = system.sample(n, batch_size=min(n, batch_size), progress=progress, **options).cpu()
     if system.device.type != "cpu":  # on a CPU it was checked while sampling
         check_finite(x)
-    bins = system.decoder.bins
+    bins = system.bins
     if bins is None:
         return from_array(x.float(), source=source)
     return from_array(to_integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)

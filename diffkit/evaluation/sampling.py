@@ -24,6 +24,9 @@ from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.system.cascade import CascadeJob
     from diffkit.system.prepared import SamplingJob
 
 
@@ -57,8 +60,30 @@ class Sampling:
         return [range(i, min(i + self.batch_size, self.count)) for i in range(0, self.count, self.batch_size)]
 
     def job(self, rows: range) -> SamplingJob:
-        """Return the prepared sampling job of some samples; raises before any work if something is wrong."""
+        """Return the prepared sampling job of some samples, of the base of a cascade.
+
+        It raises before any work if something is wrong.
+        """
+        if (cascade := self.cascade_job(rows)) is not None:
+            return cascade.base()
         return self.saved.system.prepare(len(rows), **self.options, **self._conditions(rows))
+
+    def cascade_job(self, rows: range) -> CascadeJob | None:
+        """Return the prepared job of some samples of a cascade; None for a system.
+
+        The sampler and the number of steps are for every stage, and all other options for the base.
+        """
+        cascade = self.saved.cascade
+        if cascade is None:
+            return None
+        for_all = {name: value for name, value in self.options.items() if name in ("sampler", "steps", "compile")}
+        stages = [dict(self.options), *[for_all] * (len(cascade.systems) - 1)]
+        return cascade.prepare(len(rows), seed=self.seed, stages=stages, **self._conditions(rows))
+
+    def count_steps(self, rows: range) -> int:
+        """Return the number of steps of some samples."""
+        cascade = self.cascade_job(rows)
+        return self.job(rows).program().num_steps if cascade is None else cascade.num_steps
 
     def draw(self, rows: range, advance: Callable[[int], None]) -> NDArray[Any]:
         """Return some samples as pixels, (n, C, *S).
@@ -67,12 +92,20 @@ class Sampling:
             rows: Their indices.
             advance: Called with 1 after each step.
         """
-        job, here = self.job(rows), range(len(rows))
-        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, job.device)
         with torch.no_grad():
-            x = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
+            x = self._drawn(rows, advance)
         check_finite(x, rows.start)
         return pixels(x, self.saved.bins)
+
+    def _drawn(self, rows: range, advance: Callable[[int], None]) -> Tensor:
+        cascade = self.cascade_job(rows)
+        if cascade is not None:
+            *_, last = cascade.run(advance, rows.start)
+            return last
+        job, here = self.job(rows), range(len(rows))
+        noise_fn = noise_for(self.seed, rows, job.parts.data_shape, job.device)
+        z = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
+        return self.saved.system.from_latents(z)
 
     def _conditions(self, rows: range) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -180,8 +213,15 @@ def check_fit(saved: Saved, data: Data) -> None:
         )
 
 
-def digest(system: System) -> str:
-    """Return 16 digits that stand for a system: its parts, options and weights."""
+def digest(saved: Saved) -> str:
+    """Return 16 digits that stand for a system, its parts, options and weights, or for all stages of a cascade."""
+    if saved.cascade is None:
+        return _digest(saved.system)
+    stages = "".join(map(_digest, saved.cascade.systems))
+    return hashlib.sha256(f"{stages} {saved.cascade.noise}".encode()).hexdigest()[:16]
+
+
+def _digest(system: System) -> str:
     assert system.trained is not None
     spec = json.dumps(system.spec(), sort_keys=True).encode()
     return weights_digest({**system.trained.state_dict(), **system.frozen.state_dict()}, spec)[:16]

@@ -1,4 +1,4 @@
-"""A saved system, and the names of its classes."""
+"""A saved system or cascade, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from attrs import frozen
 
 from diffkit.errors import DataError, OptionError, did_you_mean
 from diffkit.runtime.run_layout import CONFIG
 from diffkit.runtime.strict_json import check_fields, read_json
-from diffkit.system.loading import load as load_system
+from diffkit.system.cascade import Cascade
+from diffkit.system.loading import load as load_any
+from diffkit.system.loading import load_system
 from diffkit.system.module import System
 
 
@@ -26,6 +29,7 @@ class Saved:
         null_class: Label that means "no class"; None if there is none.
         classes: Their names, if they were saved with it.
         low_res: Size of the small images that it was trained to enlarge, if that was saved with it.
+        cascade: The cascade whose base the system is, or None.
     """
 
     system: System
@@ -33,6 +37,12 @@ class Saved:
     null_class: int | None
     classes: tuple[str, ...] | None
     low_res: tuple[int, ...] | None = None
+    cascade: Cascade | None = None
+
+    @property
+    def final(self) -> System:
+        """The system that makes the samples: the last stage of a cascade."""
+        return self.system if self.cascade is None else self.cascade.systems[-1]
 
     @property
     def low_res_channels(self) -> int:
@@ -42,7 +52,7 @@ class Saved:
     @property
     def bins(self) -> int | None:
         """How many values data takes; None for continuous data."""
-        return self.system.decoder.bins
+        return self.final.bins
 
     def labels(self, words: tuple[str, ...], count: int) -> list[int] | None:
         """Return a label for each of ``count`` samples, the classes in turn; None if the system has no classes.
@@ -78,13 +88,28 @@ class Saved:
         return self.classes[label] if self.classes and label < len(self.classes) else str(label)
 
 
-def load(folder: Path, device: torch.device) -> Saved:
-    """Load a saved system, or the newest weights of a training run.
+def load_samplable(folder: Path, device: torch.device) -> Saved:
+    """Load what can be sampled: a cascade, or what `load` does.
 
     Raises:
         CheckpointError, SpecError: As `diffkit.load`.
     """
-    system = load_system(folder, device=device)
+    found: System | Cascade = load_any(folder, device=device)
+    if isinstance(found, System):
+        return _saved(found, folder)
+    return attrs.evolve(_saved(found.systems[0], folder), cascade=found)
+
+
+def load(folder: Path, device: torch.device) -> Saved:
+    """Load a saved system, or the newest weights of a training run.
+
+    Raises:
+        CheckpointError, SpecError: As `diffkit.load`; it is a cascade.
+    """
+    return _saved(load_system(folder, device=device), folder)
+
+
+def _saved(system: System, folder: Path) -> Saved:
     if system.network is None:
         raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
     facts = _facts_of_data(folder)

@@ -19,7 +19,7 @@ from diffkit.runtime.files import weights_digest
 from diffkit.runtime.run_layout import SPEC
 from diffkit.runtime.strict_json import check_fields, shown, word
 from diffkit.system.guidance import networks_of
-from diffkit.system.loading import load, read_spec
+from diffkit.system.loading import load_system, read_spec
 from diffkit.system.module import System
 from diffkit.weights import load_classifier
 
@@ -38,7 +38,7 @@ def by_worse_system(folder: Path, saved: Saved, **options: Any) -> Guidance:
     """Return guidance away from the worse system in a folder; ``options`` are those of `Autoguidance`."""
     if misfit := _class_problem(folder, saved):
         raise OptionError(Message(Setting("model", part="guidance"), f" does not fit this system: {misfit}"))
-    return Autoguidance(load(folder, device=saved.system.device), **options)
+    return Autoguidance(load_system(folder, device=saved.system.device), **options)
 
 
 def by_classifier(folder: Path, saved: Saved, **options: Any) -> tuple[Guidance, Saved]:
@@ -83,8 +83,8 @@ def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) ->
     """Refuse a classifier of other data, other classes or other noise than the system's."""
     system, problems = saved.system, [of_classes] if of_classes else []
     shape, count = tuple(spec["data_shape"]), spec["num_classes"]
-    if shape != system.data_shape:
-        problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")
+    if shape != (seen := system.parts.data_shape):
+        problems.append(f"it reads data of shape {shape}, the system's network sees {seen}")
     if saved.num_classes is not None and saved.num_classes > count:
         problems.append(f"it has {count} classes, the system has {saved.num_classes}")
     if "parts" in spec:  # an imported one has no parts

@@ -21,6 +21,7 @@ from diffkit._version import __version__
 from diffkit.data.base import Batch, Data, scale_images
 from diffkit.errors import DataError, OptionError
 from diffkit.evaluation._result_cache import Arrays, ResultCache
+from diffkit.likelihood.continuous import ContinuousBound, continuous_bound, merge_bounds
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merge_scores, score
 from diffkit.likelihood.stratified_levels import Strata
@@ -106,7 +107,45 @@ def score_data(
         return attrs.asdict(found, recurse=False)
 
     parts = work.compute_all("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
-    return merge_scores([Scores(**part | {"levels_per_example": int(part["levels_per_example"])}) for part in parts])
+    whole = {"levels_per_example": len(every.first), "values": math.prod(system.data_shape)}
+    return merge_scores([Scores(**part | whole) for part in parts])
+
+
+def continuous_data(
+    system: System,
+    data: Data,
+    *,
+    index: NDArray[np.int64] | None = None,
+    labels: bool = False,
+    batch_size: int = 16,
+    ranks: Ranks | None = None,
+    keep: Path | None = None,
+    progress: bool = False,
+    times_per_example: int = 32,
+    **options: Any,
+) -> ContinuousBound:
+    """Return the bound of a data set in continuous time.
+
+    Args:
+        system, data, index, labels, batch_size, ranks, keep, progress: As in `score_data`.
+        times_per_example: As in `diffkit.likelihood.continuous_bound`.
+        options: Other options of that.
+    Raises:
+        OptionError: An option is wrong.
+        DataError: There is no data, or it does not fit the system.
+    """
+    work = _ScoringWork(system, data, index, labels, batch_size, ranks or Ranks())
+    options = options | {"times_per_example": times_per_example}
+
+    def bound(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
+        found, indices = list[ContinuousBound](), rows.tolist()
+        for x_start, given in work.chunks(batch):
+            here = [indices.pop(0) for _ in range(len(x_start))]
+            found.append(continuous_bound(system, x_start, indices=here, progress=advance, **given, **options))
+        return attrs.asdict(merge_bounds(found), recurse=False)
+
+    parts = work.compute_all("bits/dim", bound, times_per_example + 1, keep, options, progress)
+    return merge_bounds([ContinuousBound(**part | {"times_per_example": times_per_example}) for part in parts])
 
 
 def ode_data(
@@ -200,7 +239,7 @@ class _ScoringWork:
         given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
         for start in range(0, len(part.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            x_start = scale_images(part.images[rows], self.system.decoder.bins).to(self.system.device)
+            x_start = scale_images(part.images[rows], self.system.bins).to(self.system.device)
             yield x_start, {name: c[rows] for name, c in given.items()}
 
     def _parts(self) -> list[NDArray[np.int64]]:

@@ -26,6 +26,7 @@ from diffkit.errors import OptionError
 from diffkit.protocols import ConditionalBackbone
 
 _BATCH = 10_007  # a prime that divides the size of no weight
+_CONTEXT_LENGTH = 77  # vectors of a context: CLIP's texts
 _LOWERED = frozenset(
     {"conv1d", "conv2d", "conv3d", "linear", "matmul", "__matmul__", "bmm", "addmm", "baddbmm", "mm"}
     | {"scaled_dot_product_attention"}
@@ -85,6 +86,7 @@ class Trace:
         self.flops = (0.0, 0.0)
         read = recipe.channels_in(data_shape) if isinstance(recipe, ConditionalBackbone) else data_shape[0]
         self._low_res = (max(read - data_shape[0], 1), *data_shape[1:])
+        self._context = recipe.context_width() if isinstance(recipe, ConditionalBackbone) else 0
         self._conditions = self._find_conditions()
 
     @property
@@ -121,6 +123,7 @@ class Trace:
     def _forward(self, batch: int, conditions: Sequence[str]) -> Tensor:
         """Call the network on the meta device, with some of the usual conditions."""
         forms = {"y": ((batch,), torch.long), "low_res": ((batch, *self._low_res), torch.float32)}
+        forms["context"] = (batch, _CONTEXT_LENGTH, self._context), torch.float32
         x, time = torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
         given = {name: torch.zeros(forms[name][0], dtype=forms[name][1], device="meta") for name in conditions}
         out: Tensor = self.network(x, time, **given)
@@ -130,6 +133,8 @@ class Trace:
         """Find which of the usual conditions the network takes."""
         failures = []
         for conditions in ((), ("y",), ("low_res",), ("y", "low_res")):
+            if self._context:
+                conditions = (*conditions, "context")
             try:
                 with torch.no_grad():
                     self._forward(2, conditions)

@@ -161,22 +161,22 @@ def _network(system: System, recipe: Any) -> nn.Module | None:
     if system.network is not None or recipe is None:
         return system.network
     with torch.device("meta"):
-        network: nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
+        network: nn.Module = recipe.build(system.parts.data_shape, system.parts.out_channels)
     return network
 
 
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: nn.Module | None) -> Explanation:
-    parts, table = system.parts, system.table
+    table, parts = system.table, system.parts
     steps = (system.settings.sampling or {}).get("steps") if steps is None else steps
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
         [describe_part("backbone", recipe)] if recipe else []
     )
-    for kind in ("decoder", "coupling"):
+    for kind in ("decoder", "coupling", "codec"):
         part = getattr(system.settings, kind)
         notes += [] if part is None else [describe_part(kind, part)]
     chosen = parts_for(system.parts, sampler).sampler
-    grid = tuple(int(k) for k in system.table_for(steps).index[1:])
+    grid = _visited_levels(system.table_for(steps))
     weight = loss_weights(parts, system.decoder, system.objective.learned)
     posterior = table.posterior()
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
@@ -185,7 +185,8 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         settings={
             **{name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")},
             "clip_x_start": system.settings.clip_x_start,
-            "bins": system.decoder.bins,
+            "latent_shape": system.parts.data_shape,
+            "bins": system.bins,
             "sampling": system.settings.sampling,
         },
         level=table.index[1:],
@@ -205,6 +206,12 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         network_calls=network_calls(system.objective),
         kernel=kernel_name(system.device),
     )
+
+
+def _visited_levels(table: ProcessTable) -> tuple[float, ...]:
+    """Levels in the root table, integers unless they lie between."""
+    levels: list[float] = table.index[1:].tolist()
+    return tuple(levels if table.fraction is None else (table.index + table.fraction)[1:].tolist())
 
 
 def describe_part(kind: str, part: Any) -> PartNote:
@@ -243,7 +250,7 @@ def _join_lines(lines: Iterable[str]) -> str:
     return "\n".join(filter(None, out)).replace("`", "")
 
 
-def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing) -> Iterable[str]:
+def _remarks(system: System, recipe: Any, grid: tuple[float, ...], steps: Spacing) -> Iterable[str]:
     table, parts = system.table, system.parts
     if recipe is not None:
         yield from recipe.problems(parts)
@@ -261,7 +268,7 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing)
             f"an error of the network is enlarged {gain[worst]:.3g} times in x_start at level "
             f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
         )
-    if remark := remark_on_start(table, grid[-1]):
+    if remark := remark_on_start(table, int(grid[-1])):
         yield remark
     if remark := remark_on_karras(table, steps):
         yield remark

@@ -72,7 +72,7 @@ class Explanation:
             of its range; without that of the timestep sampler.
         bound_weight: Its weight in the variational bound, bits per dimension, with the posterior's variance.
         sampler: The sampler.
-        grid: Levels that sampling visits, ascending.
+        grid: Levels that sampling visits, ascending; not integers where they lie between those of training.
         remarks: Remarks to consider before training.
         num_parameters: Number of the network's parameters; None if it was not built.
         network_calls: Forward passes of an update, where the loss calls the network again; else empty.
@@ -93,7 +93,7 @@ class Explanation:
     weight: F64 = field(repr=False)
     bound_weight: F64 = field(repr=False)
     sampler: PartNote
-    grid: tuple[int, ...] = field(repr=False)
+    grid: tuple[float, ...] = field(repr=False)
     remarks: tuple[str, ...]
     num_parameters: int | None = None
     network_calls: str = ""
@@ -143,7 +143,9 @@ def _head(e: Explanation) -> Iterator[str]:
         yield f"group norms by {e.kernel}, within rounding of torch's; DIFFKIT_PLUGINS= leaves it out"
     if e.network_calls:
         yield f"forward passes of an update: {e.network_calls}"
-    yield f"data {'x'.join(map(str, s['data_shape']))}, {values}; {steps}; {clip}"
+    shape, latent_shape = ("x".join(map(str, s[name])) for name in ("data_shape", "latent_shape"))
+    latents = "" if shape == latent_shape else f", latents {latent_shape}"
+    yield f"data {shape}, {values}{latents}; {steps}; {clip}"
 
 
 def _parts(e: Explanation) -> Iterator[str]:
@@ -188,6 +190,8 @@ def _sampling(e: Explanation) -> Iterator[str]:
     yield "SAMPLING"
     total = len(e.level)
     count = "every level" if len(e.grid) == total else f"{len(e.grid)} of {total} levels"
+    if any(isinstance(k, float) for k in e.grid):
+        count = f"{len(e.grid)} levels between those of training, where time is interpolated in log-SNR"
     yield from _wrapped(f"{e.sampler.name}{_options(e.sampler)}: {count}: {_abbreviated(e.grid)}")
     if e.settings.get("sampling"):
         own = ", ".join(f"{name}={value!r}" for name, value in e.settings["sampling"].items())
@@ -206,8 +210,8 @@ def _training(e: Explanation) -> Iterator[str]:
             yield f"  {what:9} {pattern}" + ("" if count is None else f"  {count:,} parameters")
 
 
-def _abbreviated(levels: Sequence[int]) -> str:
-    words = list(map(str, levels))
+def _abbreviated(levels: Sequence[float]) -> str:
+    words = [f"{k:.5g}" if isinstance(k, float) else str(k) for k in levels]
     return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-5:]])
 
 

@@ -71,7 +71,7 @@ def _grid(axes: Axes, e: Explanation) -> None:
     panel(axes, f"Levels that sampling visits: {len(e.grid)} of {len(e.level)} ({e.sampler.name})", "log10 of the SNR")
     snr = np.log10(np.where(e.snr > 0, e.snr, np.nan))
     axes.plot(e.level, snr, color=GREY, linewidth=1)
-    visited = np.isin(e.level, e.grid)
+    visited = np.isin(e.level, np.rint(e.grid))
     if visited.sum() <= _DOTS:
         axes.plot(e.level[visited], snr[visited], "o", color=BLUE, markersize=5)
     else:

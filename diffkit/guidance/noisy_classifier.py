@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from diffkit.parts.guidance._labels import checked_labels
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
 from diffkit.system.checks import check_draws
+from diffkit.system.codec import to_latents
 from diffkit.system.module import System, read_backbone
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, settings_spec, write, written
 from diffkit.table import ProcessTable
@@ -81,7 +81,7 @@ class NoisyClassifier(nn.Module):
             )
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None
-        self.network: nn.Module = _built(network, system.data_shape, num_classes, where)
+        self.network: nn.Module = _built(network, self.parts.data_shape, num_classes, where)
         read_backbone(self)
 
     # ---- what it is ------------------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ class NoisyClassifier(nn.Module):
         return self.network
 
     @property
-    def frozen(self) -> Mapping[str, nn.Module]:
+    def frozen(self) -> nn.ModuleDict:
         """Further modules that are saved with it: none."""
-        return {}
+        return nn.ModuleDict()
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
@@ -136,13 +136,13 @@ class NoisyClassifier(nn.Module):
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
         network, recipe = unwrap_module(self.network), self.recipe
         own: dict[str, Any] = {"class": type(network).__name__}
-        if recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network):
+        if recipe is not None and is_built_by(lambda: recipe.build(self.parts.data_shape, self.num_classes), network):
             own = written("the network", attrs.asdict(recipe))
         return {
             "format": FORMAT,
             "diffkit": __version__,
             "classifier": own,
-            "data_shape": list(self.data_shape),
+            "data_shape": list(self.parts.data_shape),
             "num_classes": self.num_classes,
             "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},
             "settings": {name: settings[name] for name in kept if name in settings} | {"noised": self.noised},
@@ -169,6 +169,7 @@ class NoisyClassifier(nn.Module):
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
@@ -177,7 +178,8 @@ class NoisyClassifier(nn.Module):
             model: The network to call; its own by default.
             x_start: Clean data, (B, C, *S), float32 or float64.
             level: As in `System.loss_terms`; with ``noised=False`` it is not used and level 1 is taken.
-            noise: Standard normal, (B, C, *S).
+            noise: Standard normal, of the shape of the latents, (B, C, *S).
+            encoded: As in `System.loss_terms`.
             decoder_rows, level_to, estimates: Not used.
             conditions: "y", the classes, (B,) integers; there must be no other.
         Returns:
@@ -188,6 +190,7 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
+        x_start = x_start if encoded else to_latents(self.parts, x_start)
         check_draws(x_start, level, noise, self.parts, level_to)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from diffkit.likelihood.continuous import ContinuousBound as ContinuousBound
+    from diffkit.likelihood.continuous import continuous_bound as continuous_bound
     from diffkit.likelihood.ode import OdeLikelihood as OdeLikelihood
     from diffkit.likelihood.ode import ode_likelihood as ode_likelihood
     from diffkit.likelihood.scores import Scores as Scores

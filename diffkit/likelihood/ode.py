@@ -32,7 +32,7 @@ from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.output import log
 from diffkit.system.bound import BoundTerms
-from diffkit.system.checks import checked_data
+from diffkit.system.codec import check_likelihood, to_latents, volume_bits
 from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.guidance import GuidanceSlot
@@ -61,6 +61,11 @@ class OdeLikelihood:
     latent: Tensor = field(repr=False)
     meaning: str
     evaluations: int
+
+    @property
+    def nats(self) -> Tensor:
+        """Negative log-likelihood of each example in nats, (B,)."""
+        return self.bits * (self.latent[0].numel() * NATS_PER_BIT)
 
     @property
     def mean(self) -> float:
@@ -138,7 +143,8 @@ def ode_likelihood(
         CompositionError: The system has no flow between levels.
         MissingExtraError: torchdiffeq is not installed.
     """
-    binned = system.decoder.bounded
+    check_likelihood(system.parts)
+    binned = system.parts.codec is None and system.decoder.bounded
     how = _FlowOptions(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
@@ -159,19 +165,20 @@ def ode_likelihood(
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _create_solver(rtol, atol, method, options)
     with torch.inference_mode(False):
-        x_start = ordinary(checked_data(x_start, system.data_shape, system.decoder).to(system.device))
+        x_start = ordinary(system.checked(x_start).to(system.device))
+        z, volume = to_latents(system.parts, x_start), volume_bits(system.parts, x_start)
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
-    check_unused(job.model, conditions, "steps", "sampler", "compile")
+    check_unused(job.model, conditions, "steps", "sampler", "compile", "final")
     if system.parts.self_conditioned:
         log("note: the flow is that of the network without its previous estimates, which are zeros here")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
     with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
-        found = [flow.bits(x_start, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
-    bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
+        found = [flow.bits(z, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
+    bits = torch.stack([bits for bits, _ in found]) + volume  # (draws, probes, B)
     return OdeLikelihood(
         bits=bits.mean((0, 1)),
         probe_error=_std_error(bits.mean(0), how.divergence == "exact"),
@@ -232,7 +239,7 @@ class _FlowPath:
     """The noise path of the flow ODE: coefficients and times between levels, at any rho."""
 
     def __init__(self, system: System):
-        parts, table = system.parts, system.table
+        table, parts = system.table, system.parts
         self.parts, self.ends_without_signal = parts, not np.isfinite(table.log_snr[-1])
         with_signal = slice(1, -1 if self.ends_without_signal else None)
         self.clock = -table.log_snr[with_signal]

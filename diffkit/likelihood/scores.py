@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit.errors import DataError, OptionError
+from diffkit.gaussian import NATS_PER_BIT
 from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
@@ -27,7 +28,7 @@ from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.publishing import save_npz
 from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
 from diffkit.system.call_options import SCORED, EstimateOptions, conditions_in, options_in, shows_options
-from diffkit.system.checks import checked_data
+from diffkit.system.codec import check_likelihood, to_latents, volume_bits
 from diffkit.system.conditions import check_unused
 from diffkit.system.guidance import with_guidance
 from diffkit.system.module import System
@@ -61,6 +62,7 @@ class Scores:
         eps_mse: Mean squared error of the estimate of the noise, derived from that of x_start, (T,).
         deviations: Standard deviation of each of those three over the visits, (3, T); NaN below two visits.
         levels_per_example: How many levels each example visited.
+        values: Number of values of an example.
     """
 
     total: F64
@@ -74,6 +76,12 @@ class Scores:
     eps_mse: F64 = field(repr=False)
     deviations: F64 = field(repr=False)
     levels_per_example: int
+    values: int
+
+    @property
+    def nats(self) -> F64:
+        """Bound of each example in nats, (N,)."""
+        return self.total * (self.values * NATS_PER_BIT)
 
     @property
     def mean(self) -> float:
@@ -180,6 +188,7 @@ def score(
         DataError: There is no data.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
+    check_likelihood(system.parts)
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     conditions, options = conditions_in(options, EstimateOptions), SCORED | options_in(options, EstimateOptions)
     table = system.table_for(options.get("steps"))
@@ -197,7 +206,7 @@ def score(
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
             job = system.prepare(len(x_start), seed=seed, **options, **given)
-            check_unused(job.model, given, "sampler", "compile")
+            check_unused(job.model, given, "sampler", "compile", "final")
             values, prior, level = scorer(x_start, job, index, advance)
             found = found.merge(LevelMoments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
@@ -205,9 +214,8 @@ def score(
     if not seen:
         raise DataError("there is no data to score")
     levels = table.index[1:].copy()
-    return _create_scores(
-        np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first)
-    )
+    each, dims = np.concatenate(parts, axis=1), math.prod(system.data_shape)
+    return _create_scores(each, np.array(seen, dtype=np.int64), found, levels, len(strata.first), dims)
 
 
 def merge_scores(scores: Sequence[Scores]) -> Scores:
@@ -218,7 +226,8 @@ def merge_scores(scores: Sequence[Scores]) -> Scores:
     index = np.concatenate([part.index for part in scores])
     each = np.concatenate([np.stack([part.total, part.total_error, part.prior]) for part in scores], axis=1)
     order = np.argsort(index, kind="stable")
-    return _create_scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
+    one = scores[0]
+    return _create_scores(each[:, order], index[order], found, one.levels, one.levels_per_example, one.values)
 
 
 @frozen(eq=False)
@@ -295,12 +304,14 @@ class _LevelScorer:
         self, x_start: Tensor, job: SamplingJob, index: Sequence[int], advance: Callable[[int], None]
     ) -> tuple[F64, F64, NDArray[np.int64]]:
         """Return the bound's three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
-        x_start = checked_data(x_start, self.system.data_shape, self.system.decoder).to(self.system.device)
+        x_start = self.system.checked(x_start).to(self.system.device)
+        z, volume = to_latents(self.system.parts, x_start), volume_bits(self.system.parts, x_start)
         level = np.stack([self._levels(i) for i in index])
         seeds = None if self.seed is None else seeds_of(self.seed, index)
         with eval_mode(self.system, *job.networks()):
-            found = terms_of_pairs(self.terms, job.denoiser, x_start, level, seeds, self.rows, advance)
-        prior = prior_bits(self.table, x_start)
+            found = terms_of_pairs(self.terms, job.denoiser, z, level, seeds, self.rows, advance)
+        found[0, :, 0] += volume  # the first level of each example is level 1, whose term is the decoder's
+        prior = prior_bits(self.table, z)
         return found.double().cpu().numpy(), prior.double().cpu().numpy(), level
 
     def _levels(self, index: int) -> NDArray[np.int64]:
@@ -309,7 +320,12 @@ class _LevelScorer:
 
 
 def _create_scores(
-    each: F64, index: NDArray[np.int64], found: LevelMoments, levels: NDArray[np.int64], levels_per_example: int
+    each: F64,
+    index: NDArray[np.int64],
+    found: LevelMoments,
+    levels: NDArray[np.int64],
+    levels_per_example: int,
+    values: int,
 ) -> Scores:
     total, total_error, prior = each
     terms, x_start_mse, eps_mse = np.where(found.count > 0, found.mean, np.nan)
@@ -325,4 +341,5 @@ def _create_scores(
         eps_mse=eps_mse,
         deviations=found.deviations(),
         levels_per_example=levels_per_example,
+        values=values,
     )

@@ -3,9 +3,11 @@
     preset = diffkit.preset("iddpm/imagenet64-uncond")
     system = preset.compose()                                        # a fresh network
     system = diffkit.load_checkpoint(preset.file, preset=preset.name)  # the published weights
+    cascade = diffkit.presets.cascade("adm/imagenet64-256")          # a base and an upsampler
 
-A file holds ``[family]`` (source, licence, address), ``[common]`` (beneath every preset) and ``[presets.NAME]``, which
-may start from another one with ``like``. Tables are merged key by key; "none" stands for None, which TOML lacks.
+A file holds ``[family]`` (source, licence, address), ``[common]`` (beneath every preset), ``[presets.NAME]``, which may
+start from another one with ``like``, and ``[cascades.NAME]``, with the presets of the stages. Tables are merged key by
+key; "none" stands for None, which TOML lacks.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from diffkit.system.cascade import Cascade
     from diffkit.system.module import System
 
 _LEVELS = frozenset(("num_steps", "train_spacing", "schedule"))
@@ -135,6 +138,46 @@ class Preset:
         return "\n".join(lines)
 
 
+@frozen
+class CascadePreset:
+    """A published pipeline of a base and upsamplers.
+
+    Attributes:
+        name: "family/name".
+        about: Description in one line.
+        stages: The presets of its stages, the base first.
+        noise: Level of noise on the small images of each upsampler.
+    """
+
+    name: str
+    about: str
+    stages: tuple[Preset, ...]
+    noise: float
+
+    def compose(self) -> Cascade:
+        """Return the cascade with fresh networks.
+
+        With the published weights it is ``Cascade([load_checkpoint(stage.file, preset=stage.name) for stage in
+        stages], noise=noise)``.
+        """
+        from diffkit.system.cascade import Cascade
+
+        return Cascade([stage.compose() for stage in self.stages], noise=self.noise)
+
+
+def cascade(name: str) -> CascadePreset:
+    """Return a published pipeline.
+
+    Raises:
+        UnknownComponentError: There is none of that name; the nearest is suggested.
+    """
+    known = _cascades()
+    if name not in known:
+        shown = f"{did_you_mean(name, known)} (known: {', '.join(known)})"
+        raise UnknownComponentError(f"no cascade named {name!r}{shown}")
+    return known[name]
+
+
 def preset(name: str) -> Preset:
     """Return a published configuration.
 
@@ -153,8 +196,10 @@ def names() -> tuple[str, ...]:
 
 
 def table() -> list[tuple[str, str, str]]:
-    """Return (name, number of parameters, description) of every preset, as text; for listings."""
-    return [(p.name, f"{p.num_parameters / 1e6:.1f}M", p.about) for p in _presets().values()]
+    """Return (name, number of parameters, description) of every preset and cascade, as text; for listings."""
+    rows = [(p.name, p.num_parameters, p.about) for p in _presets().values()]
+    rows += [(c.name, sum(p.num_parameters for p in c.stages), f"cascade: {c.about}") for c in _cascades().values()]
+    return [(name, f"{count / 1e6:.1f}M", about) for name, count, about in rows]
 
 
 def merged(below: Any, above: Any) -> Any:
@@ -169,8 +214,23 @@ def _presets() -> dict[str, Preset]:
     return {found.name: found for family in FAMILIES for found in _read(family)}
 
 
+@cache
+def _cascades() -> dict[str, CascadePreset]:
+    found = {}
+    for family in FAMILIES:
+        for short, entry in _data(family).get("cascades", {}).items():
+            stages = tuple(preset(f"{family}/{stage}") for stage in entry["stages"])
+            name = f"{family}/{short}"
+            found[name] = CascadePreset(name, entry["about"], stages, entry.get("noise", 0.0))
+    return found
+
+
+def _data(family: str) -> dict[str, Any]:
+    return tomllib.loads(files(__name__).joinpath(f"{family}.toml").read_text(encoding="utf-8"))
+
+
 def _read(family: str) -> Iterator[Preset]:
-    data = tomllib.loads(files(__name__).joinpath(f"{family}.toml").read_text(encoding="utf-8"))
+    data = _data(family)
     about = data["family"]
     for name in data["presets"]:
         entry = _entry(data, name)

@@ -104,6 +104,12 @@ ALIASES: dict[str, dict[str, str]] = {
         "mmps": "moment_matching",
         "pigdm": "pseudoinverse_guidance",
     },
+    "spacing": {
+        "karras": "use_karras_sigmas karras_sigmas get_sigmas_karras sigmas_karras edm_sigmas",
+        "exponential": "lu use_lu_lambdas exponential_sigmas use_exponential_sigmas get_sigmas_exponential "
+        "polyexponential get_sigmas_polyexponential uniform_lambda",
+        "beta": "use_beta_sigmas beta_sigmas",
+    },
     "optimizer": {
         "adamw": "adamw_torch adamw_torch_fused decoupled_adam",
         "sgd": "momentum",

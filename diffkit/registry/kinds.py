@@ -75,7 +75,7 @@ def _slot(name: str, about: str, protocol: str, folder: str, weights: bool = Fal
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules"),
+        _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules", weights=True),
         _slot("mean", "What the network predicts.", "MeanParameterization", "means"),
         _slot("var", "Variance of the reverse step.", "VarianceParameterization", "variances"),
         _slot("loss", "What training minimizes.", "Loss", "losses", weights=True),
@@ -92,6 +92,7 @@ KINDS: dict[str, Kind] = {
         Kind("spacing", "Levels that are visited.", "diffkit.protocols:LevelSpacing", "diffkit.parts.spacings"),
         Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
         Kind("coupling", "Which noise meets which example.", "diffkit.protocols:Coupling", "diffkit.parts.couplings"),
+        Kind("codec", "What is between data and network.", "diffkit.protocols:Codec", "diffkit.parts.codecs"),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
             "optimizer",

@@ -15,13 +15,18 @@ A spacing is None (all), a count, a list of levels, a part of `diffkit.parts.spa
 "time20"        evenly in the time that conditions the network
 "logsnr20"      evenly in log-SNR
 "karras20"      evenly in (sigma / alpha)^(1/7); "karras20:rho=5" in its fifth root, rho >= 1
-"ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels
+"karras20:exact" the same at Karras' sigmas themselves, between the levels of the table
+"exponential20" evenly in log(sigma / alpha), exact; "exponential20:rho=2" denser at clean levels
+"beta20"        at quantiles of a beta distribution, exact
+"ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels, "ays_sd15:exact"
 "mine20"        the part "mine" of a plugin with count=20; options follow as in "mine20:width=2"
 "grid.json"     a grid from a file, see `diffkit.spacing.files`; "grid.json:20" stretched to 20 levels
 =============== ==================================================================================
 
 Those from "time20" on use the noise levels of the table. Where two of the computed levels coincide, the next free one
-is used, so a spacing always has the given number of levels.
+is used, so a spacing always has the given number of levels. An exact one visits noise levels between those of the
+table, and the network's time is interpolated in log-SNR (`diffkit.table.interpolate`); it is for sampling, and for the
+bound of such a chain. ("sigmas", {"values": [14.6, 2.7, 0.5]}) are values of your own.
 
 `nearest` turns noise levels of your own, given as sigma / alpha, into a list of levels.
 `diffkit.spacing.optimal` finds the levels with the best variational bound from one measurement of a trained model.
@@ -34,18 +39,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
 from diffkit.errors import OptionError, ProtocolError, problem
 from diffkit.options import check_integer
-from diffkit.parts.spacings import _even
 from diffkit.parts.spacings._even import check_count
 from diffkit.parts.spacings.karras import Karras
 from diffkit.parts.spacings.sections import Sections
-from diffkit.protocols import LevelSpacing
+from diffkit.protocols import GridSpacing, LevelSpacing
 from diffkit.registry import registry
+from diffkit.registry.aliases import alias_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.spacing.files import GRIDS, grid, is_grid
-from diffkit.table import F64, ProcessTable, check_levels
+from diffkit.table import F64, ProcessTable, check_levels, nearest_levels
 
 Spacing = int | str | Sequence[int] | Slot | None
 """Which levels a chain visits: a count, a text such as "ddim50", a list of levels, or a part; None is every level."""
@@ -67,17 +73,48 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
     Raises:
         OptionError: More levels than there are, fewer than one, a string of unknown form, or a file that is not a grid.
     """
+    found = visited(num_steps, spacing, table)
+    if isinstance(found, Grid):
+        raise OptionError(
+            f"spacing {spacing!r} lies between the levels of the table, and levels themselves are needed here; use one "
+            "that visits them, such as 'karras20' or a number"
+        )
+    return found
+
+
+@frozen(eq=False)
+class Grid:
+    """Noise levels that may lie between those of a table, cleanest first.
+
+    Attributes:
+        log_snr: Of each level, (n,).
+        time: What the network is conditioned on there, (n,); None to interpolate the table's.
+    """
+
+    log_snr: F64
+    time: F64 | None = None
+
+    @property
+    def key(self) -> tuple[bytes, bytes | None]:
+        """The values, as a key of a cache."""
+        return self.log_snr.tobytes(), None if self.time is None else self.time.tobytes()
+
+
+def visited(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) -> tuple[int, ...] | Grid:
+    """Return the levels of a spacing, or the noise levels of one that visits those between; arguments as `levels`."""
     if isinstance(spacing, str):
         spacing = spacing.strip()
         if long := re.search(r"\d{19,}", spacing):
             raise OptionError(f"steps must be <= {num_steps}, got a number of {len(long[0])} digits")
         if is_grid(spacing):
-            return grid(spacing, _needed(table, spacing))
+            return _of_file(spacing, _needed(table, spacing))
     if spacing is None or (isinstance(spacing, str) and spacing in ("", "all")):
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, int | np.integer):
         spacing = str(check_integer("steps", spacing, ge=1))
     if (part := spacing_part(spacing)) is not None:
+        if isinstance(part, GridSpacing) and part.exact:
+            return _grid_of(part, _needed(table, spacing))
         return _levels_of(part, spacing, num_steps, table)
     if isinstance(spacing, range) and len(spacing) > num_steps:  # which may be too long for any array
         raise OptionError(f"must lie in 1..{num_steps}", option="levels", value=spacing)
@@ -112,7 +149,8 @@ def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     """Return a remark if a spacing for variance-exploding paths is used on a variance-preserving one; else None."""
     if isinstance(steps, str) and not steps.startswith("karras"):  # which may be a file
         return None
-    if not isinstance(spacing_part(steps), Karras) or not np.allclose(training.total_std, 1):
+    part = spacing_part(steps)
+    if not isinstance(part, Karras) or part.exact or not np.allclose(training.total_std, 1):
         return None
     return problem(
         "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
@@ -140,8 +178,7 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     ratio = _ratios(sigmas)
     if not len(ratio):
         raise OptionError("must hold a value above 0", option="sigmas", value=sigmas)
-    check_count(len(ratio), table.num_steps)
-    return _even.nearest(table, -2 * np.log(ratio))
+    return nearest_levels(table, -2 * np.log(ratio))
 
 
 def _ratios(sigmas: Any) -> F64:
@@ -165,10 +202,20 @@ def spacing_part(spacing: Any) -> LevelSpacing | None:
     return part
 
 
-def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
+def _needed(table: ProcessTable | None, text: Any) -> ProcessTable:
     if table is None:
         raise OptionError(f"spacing {text!r} depends on noise levels, so it needs the table")
     return table
+
+
+def _of_file(text: str, table: ProcessTable) -> tuple[int, ...] | Grid:
+    found = grid(text, table)
+    return found if isinstance(found, tuple) else Grid(found)
+
+
+def _grid_of(part: GridSpacing, table: ProcessTable) -> Grid:
+    log_snr, time = part.log_snr(table), part.time(table)
+    return Grid(np.asarray(log_snr, dtype=np.float64), None if time is None else np.asarray(time, dtype=np.float64))
 
 
 def _levels_of(part: LevelSpacing, shown: Any, num_steps: int, table: ProcessTable | None) -> tuple[int, ...]:
@@ -184,7 +231,7 @@ def _levels_of(part: LevelSpacing, shown: Any, num_steps: int, table: ProcessTab
 
 
 def _from_text(text: str) -> LevelSpacing:
-    """The part of a string: name, number of levels, and options as in "karras20:rho=5"."""
+    """The part of a string: name, number of levels, and options as in "karras20:rho=5"; a bare name is True."""
     if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
         counts = tuple(int(number) for number in text.split(","))
         for number in counts:
@@ -192,9 +239,10 @@ def _from_text(text: str) -> LevelSpacing:
         return Sections(counts)
     head, *options = text.split(":")
     name, count = _name_and_count(head)
-    if name is None or not all(re.fullmatch(r"[a-z_]+=.+", option) for option in options):
+    if name is None or not all(re.fullmatch(r"[a-z_]+(=.+)?", option) for option in options):
         raise OptionError(_unknown(text))
-    given: dict[str, Any] = {key: _number(value) for key, _, value in (option.partition("=") for option in options)}
+    pairs = [option.partition("=") for option in options]
+    given: dict[str, Any] = {key: _value(value) if sign else True for key, sign, value in pairs}
     if count is not None:
         check_count(count, max(count, 1))
         given["count"] = count
@@ -217,7 +265,9 @@ def _name_and_count(head: str) -> tuple[str | None, int | None]:
     return (bare[1], int(bare[2])) if bare[2] and bare[1] in names else (None, None)
 
 
-def _number(text: str) -> Any:
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
             return kind(text)
@@ -227,7 +277,11 @@ def _number(text: str) -> Any:
 
 
 def _unknown(text: str) -> str:
-    forms = ", ".join(f"'{name}50'" for name in registry("spacing").names() if name != "sections")
+    name, count, _ = re.fullmatch(r"(\D*?)(\d*)(:.*)?", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    if (known := alias_of("spacing", name, ())) is not None:
+        ours = f"{known}{count or 20}" + (":exact" if known == "karras" else "")
+        return f"no spacing named {name!r}; here it is {ours!r}"
+    forms = ", ".join(f"'{name}50'" for name in registry("spacing").names() if name not in ("sections", "sigmas"))
     return (
         f"spacing {text!r} has no known form; use a number, a list of levels, one of '250', '10,15,20', {forms}, a "
         f"file that ends in .json, or one of {', '.join(map(repr, GRIDS))}"

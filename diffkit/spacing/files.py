@@ -6,8 +6,9 @@ A file holds one object with one of these keys:
     {"sigma": [14.6, 3.9, 1.4, 0.4, 0.03]}               sigma / alpha; a 0 at the end is level 0, and left out
     {"log_snr": [-5.4, -2.7, -0.6, 1.8, 7.1]}            log_snr
 
-The last two take the nearest levels of the table, and can be stretched to another number of levels by interpolating
-log_snr. A file may hold any other keys, such as where it comes from.
+The last two take the nearest levels of the table, or with ":exact" behind the name these noise levels themselves. They
+can be stretched to another number of levels by interpolating log_snr. A file may hold any other keys, such as where it
+comes from.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ import numpy as np
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
-from diffkit.parts.spacings._even import nearest
 from diffkit.runtime.strict_json import json_object, reason
-from diffkit.table import F64, ProcessTable, check_levels
+from diffkit.table import F64, ProcessTable, check_levels, nearest_levels
 
 _FOLDER = Path(__file__).parent / "grids"
 GRIDS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
@@ -34,23 +34,23 @@ _KEYS = ("levels", "sigma", "log_snr")
 
 def is_grid(text: str) -> bool:
     """Return whether a spacing names a grid: one of `GRIDS` or a file, with an optional number of levels after it."""
-    return bool(re.fullmatch(r"(.+\.json|" + "|".join(GRIDS) + r")(:\d+)?", text))
+    return bool(re.fullmatch(r"(.+\.json|" + "|".join(GRIDS) + r")(:\d+)?(:exact)?", text))
 
 
-def grid(text: str, table: ProcessTable) -> tuple[int, ...]:
-    """Return the levels of a table for a grid by name or file, ascending.
+def grid(text: str, table: ProcessTable) -> tuple[int, ...] | F64:
+    """Return the levels of a table for a grid by name or file, ascending; of an exact one log_snr, descending.
 
     Args:
-        text: "ays_sd15", "folder/grid.json", or either followed by ":20".
+        text: "ays_sd15", "folder/grid.json", or either followed by ":20", ":exact" or both.
         table: The table.
     Raises:
         OptionError: The file cannot be read or is not a grid, or has more levels than the table.
     """
-    match = re.fullmatch(r"(?P<name>.+?)(:(?P<count>\d+))?", text)
+    match = re.fullmatch(r"(?P<name>.+?)(:(?P<count>\d+))?(?P<exact>:exact)?", text)
     assert match is not None, "any text but the empty one matches"
     name, count = match["name"], match["count"]
     path = _FOLDER / f"{name}.json" if name in GRIDS else Path(name)
-    return _levels_of(_read(path), path, None if count is None else int(count), table)
+    return _grid_of(_read(path), path, None if count is None else int(count), table, match["exact"] is not None)
 
 
 def save_grid(path: str | Path, levels: Sequence[int], table: ProcessTable, **notes: Any) -> Path:
@@ -90,8 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _levels_of(found: dict[str, Any], path: Path, count: int | None, table: ProcessTable) -> tuple[int, ...]:
+def _grid_of(
+    found: dict[str, Any], path: Path, count: int | None, table: ProcessTable, exact: bool
+) -> tuple[int, ...] | F64:
     if "levels" in found:
+        if exact:
+            raise OptionError(f"{path} holds levels, which are visited exactly; leave ':exact' out")
         if count is not None:
             raise OptionError(f"{path} holds levels, which cannot be stretched to {count}; only sigma or log_snr can")
         num_steps = check_integer(f"num_steps of {path}", found.get("num_steps", table.num_steps))
@@ -101,9 +105,11 @@ def _levels_of(found: dict[str, Any], path: Path, count: int | None, table: Proc
             )
         return tuple(int(k) for k in check_levels(found["levels"], table.num_steps))
     values = _stretched(_log_snr(found, path), count)
+    if exact:
+        return np.sort(values)[::-1]
     if len(values) > table.num_steps:
         raise OptionError(f"{path} has {len(values)} levels, more than the {table.num_steps} of the table")
-    return nearest(table, values)
+    return nearest_levels(table, values)
 
 
 def _log_snr(found: dict[str, Any], path: Path) -> F64:

@@ -30,9 +30,10 @@ class Bound:
         total: Sum of the terms and the prior, (B,).
         prior: KL between the end of the forward process and the distribution sampling starts from, (B,).
         terms: Of levels 1..T in ascending order: column 0 is the decoder's negative log-likelihood, (B, T).
-        x_start_mse: Mean squared error of the estimate of x_start at each level, (B, T).
+        x_start_mse: Mean squared error of the estimate of x_start at each level, of latents with a codec, (B, T).
         eps_mse: Mean squared error of the noise, computed from that estimate, (B, T).
-        levels: Level of each column, in the root table, (T,) int64.
+        levels: Level of each column, in the root table, (T,) int64; the one below, where it lies between two.
+        values: Number of values of an example.
     """
 
     total: Tensor
@@ -41,6 +42,12 @@ class Bound:
     x_start_mse: Tensor
     eps_mse: Tensor
     levels: Tensor
+    values: int
+
+    @property
+    def nats(self) -> Tensor:
+        """The bound of each example in nats, (B,)."""
+        return self.total * (self.values * NATS_PER_BIT)
 
     def __str__(self) -> str:
         count = len(self.total)
@@ -125,6 +132,7 @@ def variational_bound(
     seed: Seed,
     rows_per_call: int,
     show: Callable[[int], None],
+    volume: Tensor | float = 0.0,
 ) -> Bound:
     """Evaluate every level of every example.
 
@@ -135,15 +143,17 @@ def variational_bound(
         terms: Terms on the table in use.
         table: The table in use.
         seed: As `checked_seed` returns.
-        denoiser_of, x_start, rows_per_call, show: As in `terms_of_pairs`.
+        denoiser_of, x_start, rows_per_call, show: As in `terms_of_pairs`; x_start are latents if there is a codec.
+        volume: Bits to add to the decoder's term, for the volume that a codec changes, (B,).
     """
     batch = len(x_start)
     level = np.tile(np.arange(1, table.num_steps + 1), (batch, 1))
     seeds = None if seed is None else seeds_of(seed, range(batch))
     bits, x_start_mse, eps_mse = terms_of_pairs(terms, denoiser_of, x_start, level, seeds, rows_per_call, show)
+    bits[:, 0] += volume
     prior = prior_bits(table, x_start)
     levels = torch.from_numpy(table.index[1:].copy())
-    return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
+    return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels, x_start[0].numel())
 
 
 def terms_of_pairs(

@@ -45,6 +45,11 @@ class SystemCache(Generic[T]):
             found[key] = value
         return value
 
+    def drop(self, system: nn.Module) -> None:
+        """Forget the values of a system."""
+        with self._lock:
+            self._of.pop(system, None)
+
     def count(self, system: nn.Module) -> int:
         """Return the number of values of a system."""
         return len(self._of.get(system, ()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any, TypedDict, TypeVar, cast
 
@@ -78,9 +79,12 @@ class JobOptions(EncodeOptions, total=False):
     Attributes:
         seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
             sample. Unseeded by default.
+        final: Where sampling ends: "zero" is clean data, "sigma_min" level 1, as sigmas without a 0 at the end do in
+            other libraries. By default the system's, else "zero".
     """
 
     seed: Seed
+    final: str
 
 
 class SampleOptions(JobOptions, total=False):
@@ -90,18 +94,21 @@ class SampleOptions(JobOptions, total=False):
         batch_size: Number of samples made at a time; all at once by default.
         start: Data at level T to start from, (n, C, *S); noise by default.
         progress: Show a bar with an ETA on standard error.
+        resume: A file in which an interrupted call (Ctrl-C, an error) leaves its state; the same call then goes on
+            from it, to the bit. Removed once all samples are made.
     """
 
     batch_size: int | None
     start: Tensor | None
     progress: bool
+    resume: str | Path | None
 
 
 _OPTIONS: dict[type, frozenset[str]] = {
     kind: frozenset(kind.__annotations__) - frozenset(Conditions.__annotations__)
     for kind in (EstimateOptions, EncodeOptions, JobOptions, SampleOptions)
 }
-_SINGLE = ("decoder_rows", "generator", "grad", "level", "noise", "noise_fn", "rows_per_call", "table")
+_SINGLE = ("decoder_rows", "generator", "grad", "level", "noise", "noise_fn", "rows_per_call", "table", "time_of")
 _OF_TRAINING = ("estimates", "level_to", "teacher", "timesteps_state")
 OPTIONS = _OPTIONS[SampleOptions] | {*_SINGLE, *_OF_TRAINING}
 """Options of all calls of a system: none of them is a condition."""
@@ -124,7 +131,7 @@ class _OfSystem:
         return "<the system's>"
 
 
-_DEFAULTS = dict.fromkeys(("steps", "guidance", "clip"), _OfSystem()) | {"compile": False, "progress": True}
+_DEFAULTS = dict.fromkeys(("steps", "guidance", "clip", "final"), _OfSystem()) | {"compile": False, "progress": True}
 SCORED: EstimateOptions = {"steps": None, "guidance": None, "clip": None}
 """Options of scores where a call does not give them: every level, and no default of sampling."""
 

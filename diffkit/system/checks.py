@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_integer
-from diffkit.protocols import Composition, Decoder, PairSampler
+from diffkit.protocols import Composition, PairSampler
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.system.denoiser import as_float
 from diffkit.table import ProcessTable
@@ -19,12 +19,13 @@ _MOST_VALUES = 2**40
 """Largest number of values of all samples of a call: 4 TiB of float32."""
 
 
-def checked_data(x_start: Tensor, data_shape: tuple[int, ...], decoder: Decoder) -> Tensor:
+def checked_data(x_start: Tensor, data_shape: tuple[int, ...], bounded: bool) -> Tensor:
     """Return clean data of a system, (B, C, *S), as float32 or float64, ready for arithmetic.
 
     Args:
         x_start: The data.
-        data_shape, decoder: Those of the system.
+        data_shape: That of the system's data.
+        bounded: Whether it must lie in [-1, 1].
     Raises:
         OptionError: It is not a tensor, has another shape, is not floating point, has NaN or an infinity, or lies
             outside of [-1, 1] for data with bins.
@@ -45,10 +46,15 @@ def checked_data(x_start: Tensor, data_shape: tuple[int, ...], decoder: Decoder)
         low, high = (float(v) for v in x_start.detach().aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
-        if decoder.bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+        if bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            pixels = low >= 0 and 1 < high <= 255
             raise OptionError(
-                f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
-                "bins=None for unbounded data"
+                f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; "
+                + (
+                    "for 8-bit images: x / 127.5 - 1"
+                    if pixels
+                    else "scale it, or compose with bins=None for unbounded data"
+                )
             )
     return as_float(x_start)
 

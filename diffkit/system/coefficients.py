@@ -19,7 +19,7 @@ from diffkit.protocols import (
     Scalings,
     Transition,
 )
-from diffkit.table import F64, Coefs, ProcessTable, Steps
+from diffkit.table import F64, Coefs, ProcessTable, Steps, interpolated_levels
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
 _SAME_PATH = 1e-6
@@ -170,21 +170,25 @@ def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray |
 def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     """Return the mean parameterization's coefficients at levels 0..T of a table in use, float64 (T+1,).
 
-    Every level must be a training level, or schedule and mean must be defined at any log_snr.
+    Every level must be a training level, or schedule and mean must be defined at any log_snr, or the table one of
+    levels between those of training.
 
     Raises:
-        OptionError: They are neither.
+        OptionError: They are none of these.
     """
-    rows = training_rows(table, parts.table)
+    rows = None if table.interpolated else training_rows(table, parts.table)
     if rows is not None:
         return scalings(parts.mean, parts.table, rows)
-    path = continuous_path(parts)
+    path = path_of(parts, table)
     if path is None:
         raise OptionError(
             f"the table of {table.num_steps} steps has levels that are not in the training table, where the network "
             "is not defined; make it by System.table_for(steps)"
         )
-    _check_on_path(parts, path, table)
+    if isinstance(path, InterpolatedPath):
+        _check_between(parts, table)
+    else:
+        _check_on_path(parts, path, table)
     with np.errstate(all="ignore"):
         found = parts.mean.scalings(table.at(slice(1, None)), None)
     return Scalings(*[np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)])
@@ -207,6 +211,47 @@ def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | N
 def continuous_path(parts: Composition) -> ContinuousSchedule | None:
     """Return the schedule, if it and the mean parameterization are defined at every log_snr; None otherwise."""
     return parts.schedule if isinstance(parts.schedule, ContinuousSchedule) and parts.mean.continuous_time else None
+
+
+@frozen
+class InterpolatedPath:
+    """The path between the levels of a table, as `ContinuousSchedule` has it: total_std and time are interpolated."""
+
+    table: ProcessTable
+
+    def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (total_std, time) at any log_snr, each of its shape, float64."""
+        found = interpolated_levels(self.table, log_snr.numpy())
+        return torch.from_numpy(found.total_std), torch.from_numpy(found.time)
+
+
+def path_of(parts: Composition, table: ProcessTable) -> ContinuousSchedule | InterpolatedPath | None:
+    """Return where the network is defined between the levels of a table in use; None if at levels only.
+
+    Raises:
+        OptionError: The table has levels between those of training, where the mean is not defined.
+    """
+    path = continuous_path(parts)
+    if path is not None or not table.interpolated:
+        return path
+    if not parts.mean.continuous_time:
+        raise OptionError(
+            f"{parts.label('mean')} is defined at the levels of training only; use steps that visit them, such as a "
+            "number"
+        )
+    return InterpolatedPath(parts.table)
+
+
+def _check_between(parts: Composition, table: ProcessTable) -> None:
+    """Raise `OptionError` if the levels of an interpolated table are not between those of the training table."""
+    training = parts.table
+    level = interpolated_levels(training, table.log_snr[1:])
+    root = np.interp(level.position, np.arange(len(training.index)), training.index)
+    own = table.index[1:] + (0.0 if table.fraction is None else table.fraction[1:])
+    if not (np.allclose(own, root, rtol=0, atol=_SAME_PATH) and np.allclose(table.total_std[1:], level.total_std)):
+        raise OptionError(
+            f"the table of {table.num_steps} steps was not made from this system's; make it by System.table_for(steps)"
+        )
 
 
 def _check_on_path(parts: Composition, path: ContinuousSchedule, table: ProcessTable) -> None:
@@ -261,19 +306,20 @@ def rate_coefficients(level: NamedColumns) -> dict[str, F64]:
 
 
 def node_coefficients(
-    parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]
+    parts: Composition, table: ProcessTable, steps: Steps, log_snr: F64, start: Mapping[str, F64]
 ) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
     """Columns of `Level` at nodes within steps, and their coefficients.
 
     Args:
         parts: The composition.
+        table: The table in use.
         steps: The steps.
         log_snr: Of each node, (n, m).
         start: Columns of the levels that the steps start from, (n,) each.
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    path = continuous_path(parts)
+    path = path_of(parts, table)
     found = []
     for column in log_snr.T:
         if path is None:
@@ -285,7 +331,11 @@ def node_coefficients(
 
 
 def _continuous_node(
-    mean: MeanParameterization, path: ContinuousSchedule, steps: Steps, log_snr: F64, start: Mapping[str, F64]
+    mean: MeanParameterization,
+    path: ContinuousSchedule | InterpolatedPath,
+    steps: Steps,
+    log_snr: F64,
+    start: Mapping[str, F64],
 ) -> dict[str, F64]:
     """Coefficients of a node at exactly these log_snr; at the step's start, which may have no signal, its own."""
     at_start = log_snr == steps.t.log_snr

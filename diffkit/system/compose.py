@@ -19,30 +19,33 @@ from diffkit.errors import (
     Message,
     OptionError,
     ProtocolError,
-    Setting,
     did_you_mean,
     joined,
     naming,
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
+from diffkit.parts.codecs.identity import Identity
 from diffkit.parts.couplings.independent import Independent
 from diffkit.protocols import (
+    Codec,
     Composition,
     ConditionalBackbone,
     ContinuousSchedule,
-    Coupling,
     Decoder,
+    InvariantLoss,
+    LearnedSchedule,
     NetworkLoss,
     PairSampler,
     ResizableBackbone,
+    TimeSampler,
     TwoTimeBackbone,
 )
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Spacing
 from diffkit.system.building import bounded
 from diffkit.system.call_parts import noise_problems
 from diffkit.system.coefficients import scalings
@@ -50,11 +53,11 @@ from diffkit.system.learned import build_modules
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
-from diffkit.system.saving import foreign_modules
 from diffkit.system.sampling_defaults import check_sampling, plain_sampling
+from diffkit.system.saving import foreign_modules
 from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
-from diffkit.table import ProcessTable, respace
+from diffkit.system.training_table import training_table
 from diffkit.tensors import device_of, precision_of
 
 MOST_VALUES = 2**31
@@ -86,6 +89,7 @@ def compose(
     bins: int | Mapping[str, Any] | None = _Default(256),
     decoder: Slot = None,
     coupling: Slot = None,
+    codec: Slot = None,
     time_argument: str | None = None,
     time_to_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
@@ -118,6 +122,8 @@ def compose(
             the decoder "binned". None is continuous data, unbounded.
         decoder: Likelihood of data at the last step, in place of ``bins``.
         coupling: Which noise each training example is mixed with; independent noise by default.
+        codec: What is between data and network, such as ("standardize", {"mean": 5, "std": 2}); nothing by default.
+            ``data_shape`` and ``bins`` are then those of the data, and the network sees latents.
         time_argument: Name of a foreign network's time argument; second positional by default.
         time_to_argument: Name of the second time of a foreign network that takes two: that of the level a step goes to.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
@@ -125,8 +131,8 @@ def compose(
             condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
             those of the backbone.
         sampling: Options that sampling has where a call does not give them, such as ``{"steps": 250, "guidance":
-            ("cfg", {"scale": 1.5})}``: steps, guidance by name and clip. They are saved with the system. None given to
-            a call is none of them: ``steps=None`` visits every level. Scores do not use them.
+            ("cfg", {"scale": 1.5})}``: steps, guidance by name, clip and final. They are saved with the system. None
+            given to a call is none of them: ``steps=None`` visits every level. Scores do not use them.
         modules: Modules of your own for parts with weights, by kind, in place of those that the parts build.
         device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
@@ -140,8 +146,9 @@ def compose(
     num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     if num_steps > MOST_STEPS:
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
-    likelihood, data_decoder = _decoder(bins, decoder)
-    coupled, coupling_name = _coupling(coupling)
+    coupled, coupling_name = _optional("coupling", coupling, Independent)
+    between, codec_name = _optional("codec", codec, Identity)
+    likelihood, data_decoder = _decoder(bins, decoder) if between is None else _of_latents(between, bins, decoder)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
@@ -153,6 +160,7 @@ def compose(
         sampling=plain_sampling(sampling),
         coupling=coupled,
         time_to_argument=time_to_argument,
+        codec=between,
         **likelihood,
     )
     others = {"coupling": coupled, "decoder": data_decoder}
@@ -161,15 +169,19 @@ def compose(
     trained, frozen = build_modules(every, modules, settings.data_shape, where)
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
-        table=_training_table(resolved["schedule"][0], settings),
+        table=training_table(resolved["schedule"][0], settings, trained.get("schedule")),
         **{kind: part for kind, (part, _) in resolved.items()},
-        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name} | coupling_name,
-        data_shape=settings.data_shape,
+        names={kind: name for kind, (_, name) in resolved.items()}
+        | {"backbone": network_name}
+        | coupling_name
+        | codec_name,
+        data_shape=latent_shape(between, settings.data_shape),
         backbone=None if isinstance(recipe, nn.Module) else recipe,
         null_conditions=nulls,
         classes=classes,
         times=times_of(recipe, time_to_argument),
         coupling=coupled,
+        codec=between,
     )
     _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
@@ -227,10 +239,53 @@ def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str
     return shortest(decoder), decoder
 
 
-def _coupling(slot: Slot) -> tuple[Coupling | None, dict[str, str]]:
-    """The coupling, and its name by kind; None for independent noise, which is no work."""
-    coupling, name = (None, "") if slot is None else resolve("coupling", slot)
-    return (None, {}) if coupling is None or isinstance(coupling, Independent) else (coupling, {"coupling": name})
+def _optional(kind: str, slot: Slot, idle: type[Any]) -> tuple[Any, dict[str, str]]:
+    """A part that a system may be without, and its name by kind; None for one of the class ``idle``."""
+    part, name = (None, "") if slot is None else resolve(kind, slot)
+    return (None, {}) if part is None or isinstance(part, idle) else (part, {kind: name})
+
+
+def _of_latents(codec: Codec, bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str, Any], Decoder]:
+    """The settings ``bins`` of data and ``decoder`` of its latents, and that decoder, which is of continuous values."""
+    if slot is not None:
+        found, decoder = _decoder(bins, slot)
+        if decoder.bounded:
+            raise OptionError(
+                f"decoder {slot!r} is of values in [-1, 1], but a codec gives the network latents; leave it out"
+            )
+        return found, decoder
+    if isinstance(bins, _Default):
+        bins = None if codec.exact else int(bins)
+    if bins is not None and (codec.exact or isinstance(bins, Mapping)):
+        raise OptionError(
+            "are values in [-1, 1] with a likelihood, which latents have not",
+            option="bins",
+            value=bins,
+            fix={"bins": None},
+        )
+    return {"bins": None if bins is None else check_integer("bins", bins, ge=2), "decoder": None}, decoder_for(None)
+
+
+def latent_shape(codec: Codec | None, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of one example as the network sees it.
+
+    Raises:
+        OptionError: The codec does not take data of this shape.
+        ProtocolError: Its latents have no shape, or it is exact and they are not as many as values of the data.
+    """
+    if codec is None:
+        return data_shape
+    owner = f"codec {type(codec).__name__!r}"
+    with naming(owner):
+        try:
+            found = codec.latent_shape(data_shape)
+        except OptionError as error:
+            raise OptionError(Message(f"{owner}: ", error.message.of("codec"))) from error
+    good = isinstance(found, tuple) and found and all(type(size) is int and size >= 1 for size in found)
+    if not good or (codec.exact and math.prod(found) != math.prod(data_shape)):
+        wanted = f"{math.prod(data_shape)} values, as the data has" if codec.exact else "(channels, *sizes)"
+        raise ProtocolError(f"{owner}: latent_shape must return a shape of {wanted}, got {found!r}")
+    return found
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -265,12 +320,15 @@ def recompose(system: System, **changes: Any) -> System:
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
-    if "data_shape" in changes and isinstance(recipe, ResizableBackbone):
-        recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
+    if {"data_shape", "codec"} & changes.keys() and isinstance(recipe, ResizableBackbone):
+        between, _ = _optional("codec", (arguments | changes)["codec"], Identity)
+        other = latent_shape(between, _shape((arguments | changes)["data_shape"]))
+        if other != system.parts.data_shape:
+            recipe = recipe.resized(system.parts.data_shape, other)
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.network):
         _check_same(compose(**arguments | {"backbone": system.parts.backbone, "device": "meta"}), changed, network)
-    if system.data_shape != changed.data_shape:
+    if system.parts.data_shape != changed.parts.data_shape:
         _check_size(network, changed)
     found = changed.with_network(network.to(_device(changes.get("device"))))
     for module in (found.learned, found.frozen):
@@ -306,8 +364,11 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     other = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not other:
         return
-    channels, data_shape = changed.parts.out_channels, changed.data_shape
-    takes = before.data_shape != data_shape and _shape_of_answer(network, data_shape) == (channels, *data_shape[1:])
+    channels, data_shape = changed.parts.out_channels, changed.parts.data_shape
+    takes = before.parts.data_shape != data_shape and _shape_of_answer(network, data_shape) == (
+        channels,
+        *data_shape[1:],
+    )
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
@@ -317,7 +378,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
 
 def _check_size(network: nn.Module, changed: System) -> None:
     """Raise `OptionError` if the weights fit the new shape, but the network stores the layout of the old one."""
-    data_shape = changed.data_shape
+    data_shape = changed.parts.data_shape
     shape, wanted = _shape_of_answer(network, data_shape), (changed.parts.out_channels, *data_shape[1:])
     if shape is not None and shape != wanted:
         raise CompositionError(
@@ -345,30 +406,14 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     return found
 
 
-def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
-    with computing(f"the table of schedule {type(schedule).__name__}"):
-        table = schedule.table(settings.num_steps)
-    if not isinstance(table, ProcessTable):
-        name = type(schedule).__name__
-        raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
-    if settings.rescale_time and not isinstance(schedule, ContinuousSchedule):
-        table = table.with_time(table.time * (1000 / settings.num_steps))
-    if settings.train_spacing is not None:
-        try:
-            table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
-        except OptionError as error:
-            raise OptionError(Message(Setting("train_spacing"), f": {error}")) from error
-    return table
-
-
 def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
-        if parts.coupling is not None:
-            problems += problems_of(parts.label("coupling"), parts.coupling, parts)
+        for kind, part in (("coupling", parts.coupling), ("codec", parts.codec)):
+            problems += [] if part is None else problems_of(parts.label(kind), part, parts)
         problems += [*noise_problems(parts), *_core_problems(parts)]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -398,8 +443,30 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous levels",
             fix=[{"loss": "simple"}, {"timesteps": "uniform"}],
         )
+    yield from _schedule_problems(parts)
     yield from network_problems(parts)
     yield from _mean_problems(parts)
+
+
+def _schedule_problems(parts: Composition) -> Iterator[str]:
+    """Report what a schedule with weights is not trained by, and times that nothing turns into levels."""
+    learned, timed = isinstance(parts.schedule, LearnedSchedule), isinstance(parts.timesteps, TimeSampler)
+    if learned and not timed:
+        yield problem(
+            f"{parts.label('schedule')} has weights that times train, but {parts.label('timesteps')} draws levels",
+            fix=[{"timesteps": "uniform_time"}, {"schedule": "log_linear"}],
+        )
+    if timed and not learned:
+        yield problem(
+            f"{parts.label('timesteps')} draws times, which {parts.label('schedule')} does not turn into levels",
+            fix=[{"timesteps": "uniform"}, {"schedule": "monotone"}],
+        )
+    if learned and not isinstance(parts.loss, InvariantLoss):
+        yield problem(
+            f"{parts.label('schedule')} lowers the variance of a loss whose mean stays the same, but "
+            f"{parts.label('loss')} would change with it",
+            fix=[{"loss": "continuous_vlb"}, {"schedule": "log_linear"}],
+        )
 
 
 def network_problems(parts: Composition) -> Iterator[str]:

@@ -21,7 +21,18 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.gaussian import decode
-from diffkit.protocols import Conditions, Estimate, Guidance, Level, Model, Prediction, VarianceParameterization
+from diffkit.protocols import (
+    Conditions,
+    Estimate,
+    Guidance,
+    Level,
+    Model,
+    Prediction,
+    Sampler,
+    UnclippedPrediction,
+    UnclippedSampler,
+    VarianceParameterization,
+)
 from diffkit.system.coefficients import VARIANCE, guidance_owner
 from diffkit.system.guidance import own_conditions
 from diffkit.tensors import precision_of
@@ -119,6 +130,7 @@ class Denoiser:
         guidance: Guidance, nearest to the network first.
         acting: Whether each guidance is active; its own conditions are withheld from the network in either case.
         times: How many times the network takes; None if that is unknown, and then it gets what the sampler gives.
+        keeps_unclipped: Return the estimate before clipping, too.
     """
 
     model: Model
@@ -130,6 +142,7 @@ class Denoiser:
     guidance: tuple[Guidance, ...] = ()
     acting: tuple[bool, ...] = field()
     times: int | None = 1
+    keeps_unclipped: bool = False
     _hidden: frozenset[str] = field(init=False, repr=False)
     _guided: bool = field(init=False, repr=False)
     _own: Conditions = field(init=False, repr=False)
@@ -173,18 +186,22 @@ class Denoiser:
             x_start, shift = decode(out, x, level), None
         if self.transform is not None:
             x_start = self.transform(x_start)
+        unclipped = x_start
         if self.clip:
-            fresh = self.transform is None and not guided  # otherwise the tensor may belong to a caller
+            # otherwise the tensor may belong to a caller, or is needed
+            fresh = self.transform is None and not guided and not self.keeps_unclipped
             x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
         known = None if level.coefficients is None else level.coefficients.of(VARIANCE)
         prediction = Prediction(x_start, None if known is None else self.var.log_variance(raw, known))
-        if not guided:
-            return prediction
-        for i, guidance in enumerate(self.guidance):
-            if self.acting[i]:
-                prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
+        if guided:
+            for i, guidance in enumerate(self.guidance):
+                if self.acting[i]:
+                    prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
+        if self.keeps_unclipped:
+            kept: Any = UnclippedPrediction(*prediction, unclipped)
+            return kept
         return prediction
 
     def _evaluate(
@@ -203,6 +220,11 @@ class Denoiser:
             return self._evaluate(x, level, conditions, network if model is None else model, depth - 1, to)
 
         return self.guidance[depth - 1].guide(evaluate, x, _as_read_by(level, depth - 1), conditions)
+
+
+def reads_unclipped(sampler: Sampler) -> bool:
+    """Return whether a sampler reads estimates before clipping."""
+    return isinstance(sampler, UnclippedSampler) and sampler.reads_unclipped
 
 
 def end_of_step(times: int | None, level: Level, to: Level | None) -> Level | None:

@@ -43,7 +43,7 @@ class Trained(nn.Module):
         super().__init__()
         self.network = network
         self.learned = nn.ModuleDict(learned)
-        self.register_state_dict_post_hook(_without_prefix)
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, compute: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from diffkit.runtime.files import load_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
 from diffkit.runtime.weights_files import read_weights
+from diffkit.system.cascade import Cascade
 from diffkit.system.compose import compose
 from diffkit.system.module import System
 from diffkit.system.saving import FORMAT, frozen_file, part_spec
@@ -32,6 +33,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "bins": (int, dict, _NONE),
     "decoder": (dict,),
     "coupling": (dict,),
+    "codec": (dict,),
     "time_argument": (str, _NONE),
     "time_to_argument": (str, _NONE),
     "sampling": (dict, _NONE),
@@ -62,6 +64,8 @@ def from_spec(
             "this is a classifier of noisy data, which is used for guidance and is not a system; "
             "diffkit.weights.load_classifier reads its folder"
         )
+    if "cascade" in spec:
+        raise SpecError("this is a cascade, which is not one system; diffkit.load and diffkit sample read its folder")
     fmt = spec.get("format")
     if not isinstance(fmt, int) or isinstance(fmt, bool) or fmt < 1:
         raise SpecError(f"this is not a diffkit spec: its format is {shown(fmt)}, not a number from 1")
@@ -72,7 +76,8 @@ def from_spec(
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict, modules=(dict, _NONE), frozen=(dict, _NONE))
     parts, settings = spec["parts"], dict(_settings(spec["settings"]))
-    for name, kind in (("decoder", "decoder"), ("coupling", "coupling"), ("train_spacing", "spacing")):
+    kinds = {name: name for name in ("decoder", "coupling", "codec")} | {"train_spacing": "spacing"}
+    for name, kind in kinds.items():
         if isinstance(settings.get(name), Mapping):
             settings[name] = _slot(kind, settings[name], accept_origin)
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))
@@ -95,22 +100,63 @@ def load(
     device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
-    """Rebuild a saved system with its weights, in eval mode.
+    """Rebuild a saved system with its weights, or a saved cascade, in eval mode.
 
     Args:
-        folder: The folder of `System.save`.
+        folder: The folder of `System.save`, or of `Cascade.save`.
         backbone, modules, device, accept_origin: As in `from_spec`.
+    Returns:
+        The system; of the folder of a cascade, the `Cascade`, which type checkers take for a system, too.
     Raises:
         CheckpointError: A file is missing, damaged, or its weights do not fit.
         SpecError: As `from_spec`.
     """
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
+    if "cascade" not in spec:
+        return _system(folder, spec, accept_origin, backbone=backbone, modules=modules, device=device)
+    if backbone is not None or modules:
+        raise SpecError(f"{folder} is a cascade of several networks; load its stages one by one with backbone=")
+    return cast("System", _cascade(folder, spec["cascade"], device, accept_origin))
+
+
+def load_system(
+    folder: str | Path, *, backbone: nn.Module | None = None, device: str | torch.device | None = None
+) -> System:
+    """Return what `load` does, of a single system; the folder of a cascade is refused."""
+    folder = Path(folder)
+    return _system(folder, read_spec(folder / SPEC), False, backbone=backbone, device=device)
+
+
+def _cascade(folder: Path, record: Any, device: str | torch.device | None, accept_origin: bool) -> Cascade:
+    check_fields(record, "the cascade of the spec", SpecError, stages=list, noise=list)
+    stages = []
+    for number, name in enumerate(record["stages"], start=1):
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..", "."):
+            raise SpecError(f"stage {number} of {folder} is {shown(name)}, not the name of a folder in it")
+        try:
+            spec = read_spec(folder / name / SPEC)
+            stages.append(_system(folder / name, spec, accept_origin, device=device))
+        except (CheckpointError, SpecError) as error:
+            raise type(error)(f"stage {number}: {error}") from error
+    return Cascade(stages, noise=record["noise"]).eval()
+
+
+def _system(
+    folder: Path,
+    spec: Mapping[str, Any],
+    accept_origin: bool,
+    *,
+    backbone: nn.Module | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
+    device: str | torch.device | None = None,
+) -> System:
     system = from_spec(spec, backbone=backbone, modules=modules, device=device, accept_origin=accept_origin)
     if (trained := system.trained) is not None:
         load_weights(trained, read_model(folder, spec))
     for kind, module in system.frozen.items():
         load_weights(module, read_weights(folder / frozen_file(kind), (spec.get("frozen") or {}).get(kind)))
+    system.refresh()
     return system.eval()
 
 

@@ -225,8 +225,10 @@ def teacher_problems(teacher: Any, parts: Composition) -> Iterable[str]:
     own = teacher.parts
     if teacher.network is None:
         yield "the teacher was composed with backbone=None; give a system with a network"
-    if teacher.data_shape != parts.data_shape:
-        yield f"the teacher is of data {teacher.data_shape}, the system of {parts.data_shape}; they must be equal"
+    if own.data_shape != parts.data_shape:
+        yield f"the teacher is of data {own.data_shape}, the system of {parts.data_shape}; they must be equal"
+    elif own.codec != parts.codec:
+        yield "the teacher has another codec than the system; compose both with one"
     pairs = [(getattr(own.table, name), getattr(parts.table, name)) for name in _TABLES]
     if own.table.num_steps != parts.table.num_steps or not all(np.allclose(*pair, atol=1e-12) for pair in pairs):
         yield "the teacher has other levels than the system; compose both with one schedule, num_steps and spacing"

@@ -7,21 +7,24 @@ and `.to()` treat it like any other. Tables are not buffers: ``.half()`` and ``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_flag
-from diffkit.protocols import Composition, Decoder, Model, State
+from diffkit.protocols import Composition, Decoder, LearnedSchedule, Model, State, TimeSampler
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Grid, Spacing, visited
+from diffkit.system import codec
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
@@ -35,12 +38,14 @@ from diffkit.system.call_options import (
     shows_options,
 )
 from diffkit.system.call_parts import parts_for
+from diffkit.system.chains import chain_of
 from diffkit.system.checks import check_arguments, check_draws, check_tensors, checked_count, checked_data
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for, mapped
 from diffkit.system.coupling import for_network, on_cpu, pair_noise
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
+from diffkit.system.drawn_times import DrawnTimes
 from diffkit.system.draws import random_draws, random_pairs, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
@@ -50,15 +55,18 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
+from diffkit.system.interruption import sample_resumably
 from diffkit.system.learned import FrozenModules, Trained, check_no_clash
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
+from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
-from diffkit.system.settings import Settings, decoder_of
-from diffkit.table import ProcessTable, respace
+from diffkit.system.settings import Settings, bins_of, decoder_of
+from diffkit.system.training_table import state_of, training_table
+from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, ordinary
 
 _TABLES: SystemCache[ProcessTable] = SystemCache(8)
@@ -73,7 +81,7 @@ class System(nn.Module):
         network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
         learned: Modules of parts that have weights, by kind, trained with the network.
         frozen: Modules of parts that are not trained, by kind.
-        decoder: Log-likelihood of data at level 1.
+        decoder: Log-likelihood of data at level 1, of its latents if there is a codec.
     """
 
     def __init__(
@@ -94,6 +102,7 @@ class System(nn.Module):
         read_backbone(self)
         self.decoder: Decoder = decoder_of(settings)
         self.objective = Objective.of(parts, self.decoder, {**self.learned, **self.frozen})
+        self._schedule_state = state_of(self.learned["schedule"]) if "schedule" in self.learned else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to replace a part in place: the columns computed from it would not change."""
@@ -105,8 +114,22 @@ class System(nn.Module):
 
     @property
     def table(self) -> ProcessTable:
-        """The training table: noise levels 0..T."""
+        """The training table: noise levels 0..T; of a schedule with weights, by its present ones."""
+        self.refresh()
         return self.parts.table
+
+    def refresh(self) -> None:
+        """Compute the table, and what depends on it, if weights of the schedule have changed since.
+
+        Every call of the system does so first; without such a schedule there is nothing to do.
+        """
+        if self._schedule_state is None or (state := state_of(self.learned["schedule"])) == self._schedule_state:
+            return
+        table = training_table(self.parts.schedule, self.settings, self.learned["schedule"])
+        vars(self)["parts"] = attrs.evolve(self.parts, table=table)
+        self.objective = Objective.of(self.parts, self.decoder, self.objective.learned)
+        self._schedule_state = state
+        _TABLES.drop(self)
 
     @property
     def num_steps(self) -> int:
@@ -115,8 +138,13 @@ class System(nn.Module):
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of one example, (C, *S)."""
+        """Shape of one example, (C, *S); that of its latents is ``parts.data_shape``."""
         return self.settings.data_shape
+
+    @property
+    def bins(self) -> int | None:
+        """Number of values that data takes; None if it is continuous."""
+        return bins_of(self.settings)
 
     @property
     def backbone(self) -> nn.Module | None:
@@ -141,13 +169,12 @@ class System(nn.Module):
         return System(self.parts, self.settings, own, dict(learned), dict(self.frozen))
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
-        """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
+        """Return the table of a chain of some levels of training, or of levels between; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        visited = levels(self.num_steps, steps, self.table)
-        return _TABLES.get(
-            self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_CACHED_STEPS
-        )
+        found = visited(self.num_steps, steps, self.table)
+        key = found.key if isinstance(found, Grid) else found
+        return _TABLES.get(self, key, lambda: chain_of(self.parts, found), lambda t: t.num_steps <= MOST_CACHED_STEPS)
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
@@ -155,12 +182,31 @@ class System(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
-        return save(self.spec(), self.trained, folder, dict(self.frozen))
+        return save(self.spec(), self.trained, folder, self.frozen)
 
     def extra_repr(self) -> str:
         """Name the parts."""
         named = ", ".join(f"{kind}={name!r}" for kind, name in self.parts.names.items())
         return f"{named}, data_shape={self.data_shape}, num_steps={self.num_steps}"
+
+    # ---- data and latents ------------------------------------------------------------------------------------------
+
+    def checked(self, x_start: Tensor) -> Tensor:
+        """Return data, (B, C, *S), as float32 or float64, or raise `OptionError` if it is not data of this system."""
+        bounded = self.decoder.bounded if self.parts.codec is None else self.bins is not None
+        return checked_data(x_start, self.data_shape, bounded)
+
+    def to_latents(self, x_start: Tensor) -> Tensor:
+        """Return data as the network sees it: its latents by the codec, or the data itself without one.
+
+        Raises:
+            OptionError: x_start has the wrong shape, dtype or range.
+        """
+        return codec.to_latents(self.parts, self.checked(x_start))
+
+    def from_latents(self, z: Tensor) -> Tensor:
+        """Return the data of latents, (B, C, *S): in the user's units, as `sample` returns it."""
+        return codec.from_latents(self.parts, z, self.data_shape)
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -188,12 +234,12 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = checked_data(x_start, self.data_shape, self.decoder)
+        x_start = self.to_latents(x_start)
         draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
         if (coupling := self.settings.coupling) is not None:
             found = pair_noise(coupling, x_start, draws.noise, conditions, on_cpu(generator))
             draws, conditions = draws.coupled(found), dict(for_network(coupling, conditions))
-        loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
+        loss, terms = training_loss(partial(self.loss_terms, encoded=True), model, x_start, draws, conditions)
         return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 
     def draw_levels(
@@ -217,6 +263,7 @@ class System(nn.Module):
         level_to: Tensor | None = None,
         teacher: System | NetworkCall | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
@@ -224,13 +271,15 @@ class System(nn.Module):
         Args:
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
-            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`.
-            noise: Standard normal, (B, C, *S).
+            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`; times with a
+                `TimeSampler`.
+            noise: Standard normal, of the shape of the latents, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
             level_to: Second levels, with a `PairSampler`: 0..level, (B,) int64, or log_snr.
             teacher: The teacher of a `NetworkLoss`, in eval mode; by default the network itself, in eval mode.
             estimates: Which examples get the network's previous estimate, (B,) bool, if it reads one; none by default.
+            encoded: x_start is latents already, where the system has a codec.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -238,13 +287,25 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
+        x_start = x_start if encoded else codec.to_latents(self.parts, x_start)
         check_draws(x_start, level, noise, self.parts, level_to)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
+        times = None
+        if isinstance(self.parts.timesteps, TimeSampler):
+            assert isinstance(self.parts.schedule, LearnedSchedule), "composition refuses times of another schedule"
+            times = DrawnTimes(self.parts.schedule, self.learned["schedule"], level)
+            level = times.log_snr
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
         if isinstance(teacher, System):
             teacher = NetworkCall(teacher._model(None), teacher.parts, teacher.objective.scales_input, {})
-        return self.objective.terms(network, x_start, level, noise, rows, conditions, level_to, teacher, estimates)
+        rate = None if times is None else times.rate
+        terms = self.objective.terms(
+            network, x_start, level, noise, rows, conditions, level_to, teacher, estimates, rate
+        )
+        if times is not None:
+            times.trained_by(terms["loss"])
+        return terms
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -264,14 +325,16 @@ class System(nn.Module):
             DivergedError: No sample is finite. Checked on the CPU only; if some are finite, a warning is logged.
         """
         job = self._prepared(n, options, conditions_in(options, SampleOptions))
-        start = job.checked_start(options.get("start"))
+        start, resume = job.checked_start(options.get("start")), options.get("resume")
         program, batches, out = job.program(), job.batches(options.get("batch_size")), []
         total, show = len(batches) * program.num_steps, options.get("progress", True)
         with job.running(f"sampling {n}", total, show) as advance:
-            for rows in batches:
+            if resume is not None:
+                out = sample_resumably(job, program, batches, start, Path(resume), advance)
+            for rows in batches if resume is None else ():
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
-                out.append(job.finish(program, rows, x, noise_fn, advance))
+                out.append(self.from_latents(job.finish(program, rows, x, noise_fn, advance)))
         samples = torch.cat(out)
         if samples.device.type == "cpu" and type(samples) is Tensor:  # on a GPU this would synchronize
             check_finite(samples)
@@ -279,18 +342,24 @@ class System(nn.Module):
 
     @shows_options(JobOptions)
     def trajectory(
-        self, n: int, *, start: Tensor | None = None, **options: Unpack[JobOptions]
+        self,
+        n: int,
+        *,
+        start: Tensor | None = None,
+        after: TrajectoryPoint | None = None,
+        **options: Unpack[JobOptions],
     ) -> Iterator[TrajectoryPoint]:
         """Yield a `TrajectoryPoint` after every step of sampling n examples.
 
         Args:
             n: Number of examples.
             start: As in `sample`.
+            after: A point of an earlier call with the same arguments, to go on from; to the bit if seeded.
             options: Those of `diffkit.system.call_options.JobOptions`.
             conditions: As in `sample`.
         """
         job = self.prepare(n, **options)
-        return job.points(job.checked_start(start))
+        return job.points(job.checked_start(start), after)
 
     def sample_from(
         self,
@@ -323,17 +392,24 @@ class System(nn.Module):
         """
         check_tensors(x=x)
         check_arguments(noise_fn, table, x_transform)
+        self.refresh()
         parts, network = parts_for(self.parts, sampler, guidance), self._model(model)
         conditions = self.checked_conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
-            return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
+            return self.from_latents(program.finish(denoiser, as_float(x), noise_fn, grad=grad))
 
     @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
     def encode(
-        self, x_start: Tensor, *, start: str = "clean", progress: bool = False, **options: Unpack[EncodeOptions]
+        self,
+        x_start: Tensor,
+        *,
+        start: str = "clean",
+        time_of: str = "start",
+        progress: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor:
         """Run a deterministic sampler backwards: return the noise at level T from which it samples x_start, (B, C, *S).
 
@@ -341,6 +417,8 @@ class System(nn.Module):
             x_start: Clean data, (B, C, *S).
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
+            time_of: Which level's time the network gets: that where a step starts ("start"), as the sampler's order
+                needs, or that which it goes to ("end"), as DDIM inversion is done in diffusers and in prompt-to-prompt.
             progress: Show a bar with an ETA on standard error.
             options: Those of `diffkit.system.call_options.EncodeOptions`.
             conditions: As in `sample`.
@@ -349,13 +427,15 @@ class System(nn.Module):
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
-        x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "seed")
+        if not isinstance(time_of, str) or time_of not in ("start", "end"):
+            raise OptionError("must be 'start' or 'end'", option="time_of", value=time_of)
+        x = codec.to_latents(self.parts, self._placed(self.checked(x_start), options.get("model")))
+        check_unused(self._model(options.get("model")), options, "seed", "final")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler", fix=({"sampler": "heun"}, {"sampler": "ddim"}))
-        program = job.encoding_program(past_end=start == "level1")
+        program = job.encoding_program(past_end=start == "level1", time_of=time_of)
         with job.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
                 x = _first_encoding_step(job, job.denoiser(), x)
@@ -407,7 +487,7 @@ class System(nn.Module):
         progress: bool = False,
         **options: Unpack[EstimateOptions],
     ) -> Bound:
-        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
+        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension of data.
 
         With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too. The
         system's defaults of sampling are not used: it is of every level, without guidance, unless the call says so.
@@ -422,8 +502,9 @@ class System(nn.Module):
             conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
-        check_unused(self._model(options.get("model")), options, "sampler", "compile")
+        codec.check_likelihood(self.parts)
+        x_start = self._placed(self.checked(x_start), options.get("model"))
+        check_unused(self._model(options.get("model")), options, "sampler", "compile", "final")
         job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         if self.parts.self_conditioned:
             log("note: the bound is that of sampling without previous estimates, which are zeros here")
@@ -431,7 +512,8 @@ class System(nn.Module):
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
             terms, x_start = BoundTerms.of(job.parts, job.table, self.decoder), ordinary(x_start)
-            bound = variational_bound(terms, job.table, job.denoiser, x_start, job.seed, rows, advance)
+            z, volume = codec.to_latents(self.parts, x_start), codec.volume_bits(self.parts, x_start)
+            bound = variational_bound(terms, job.table, job.denoiser, z, job.seed, rows, advance, volume)
         if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
             log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
         return bound
@@ -440,6 +522,7 @@ class System(nn.Module):
 
     def _prepared(self, n: int, options: Mapping[str, Any], conditions: Mapping[str, Any]) -> SamplingJob:
         """The job of a call: its options, some of `JobOptions`, before the system's defaults, and its conditions."""
+        self.refresh()
         options = {**(self.settings.sampling or {}), **options}
         n = checked_count(n, self.data_shape)
         parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))
@@ -460,6 +543,7 @@ class System(nn.Module):
             x_transform,
             conditions,
             check_compile(options.get("compile", False), self.device),
+            checked_final(options.get("final", "zero")),
         )
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
@@ -491,8 +575,11 @@ class System(nn.Module):
         scales = self.objective.scales_input
         with torch.inference_mode(False):
             conditions = ordinary(conditions)
-        clips, times = self._clips(clip), parts.times
-        return Denoiser(network, parts.var, scales, conditions, transform, clips, parts.guidance, times=times)
+        clips, times, keeps = self._clips(clip), parts.times, reads_unclipped(parts.sampler)
+        guidance = parts.guidance
+        return Denoiser(
+            network, parts.var, scales, conditions, transform, clips, guidance, times=times, keeps_unclipped=keeps
+        )
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

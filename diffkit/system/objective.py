@@ -97,6 +97,7 @@ class Objective:
         level_to: Tensor | None = None,
         teacher: NetworkCall | None = None,
         estimates: Tensor | None = None,
+        rate: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
         parts = self.parts
@@ -124,6 +125,7 @@ class Objective:
             decoder_rows=decoder_rows,
             to=to,
             learned=self.learned.get("loss"),
+            rate=None if rate is None else rate.to(x_start.dtype),
         )
         if isinstance(parts.loss, NetworkLoss):
             call = NetworkCall(model, parts, self.scales_input, conditions)
@@ -163,6 +165,10 @@ class Objective:
     def level(self, level: Tensor, x: Tensor) -> Level:
         """Return the `Level` of levels (B,), as `terms` takes them, broadcastable to x (B, C, *S)."""
         return self._read(level, x)[0]
+
+    def at_log_snr(self, log_snr: Tensor, x: Tensor) -> Level:
+        """Return the `Level` of any log_snr, (B,), of a continuous schedule, broadcastable to x (B, C, *S)."""
+        return self._continuous(log_snr, x)[0]
 
     def rate(self, level: Tensor, x: Tensor) -> Level:
         """Return the derivative of `level` with respect to time, of the same shapes."""

@@ -23,9 +23,10 @@ from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache, has_value
 from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
-from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.denoiser import Denoiser, as_float, reads_unclipped
 from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
+from diffkit.system.points import check_point, placed
 from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
     Program,
@@ -37,7 +38,7 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.table import Coefs, ProcessTable
+from diffkit.table import Coefs, ProcessTable, with_first_level
 
 PROGRAMS: SystemCache[Program] = SystemCache(8)
 """For a small network, making a program takes as long as some of its steps."""
@@ -59,7 +60,7 @@ class SamplingJob:
         clip: Clip the estimate of x_start to [-1, 1].
         transform: Applied to the estimate of x_start before clipping, or None.
         conditions: Keywords for network and guidance, tensors on the system's device.
-        compile: As in `System.sample`.
+        compile, final: As in `System.sample`.
     """
 
     system: nn.Module
@@ -74,20 +75,28 @@ class SamplingJob:
     transform: Transform | None
     conditions: Mapping[str, Any]
     compile: Compile = False
+    final: str = "zero"
 
     def program(self) -> Program:
-        """Return the sampling program, from level T down to level 0."""
-        return self._cached("down", partial(sampling_program, self.parts, self.parts.sampler, self.table))
+        """Return the sampling program, from level T down to level 0, or to level 1 (``final="sigma_min"``)."""
+        table, last = self.table, 0
+        if self.final == "sigma_min":
+            table, last = with_first_level(table, self.parts.table), 1
+        make = partial(sampling_program, self.parts, self.parts.sampler, table, last)
+        return self._cached(("down", last), make)
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
         """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
+        if self.final != "zero":
+            raise OptionError("is for sampling from T down", option="final", value=self.final, fix=[{"final": "zero"}])
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
         return self._cached(("restarting", *runs.items()), make)
 
-    def encoding_program(self, *, past_end: bool = False) -> Program:
+    def encoding_program(self, *, past_end: bool = False, time_of: str = "start") -> Program:
         """Return the encoding program, from level 1 up to level T, or one step beyond."""
-        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
-        return self._cached(("up", past_end), make)
+        how = past_end, time_of
+        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, *how)
+        return self._cached(("up", *how), make)
 
     def _cached(self, kind: Hashable, make: Callable[[], Program]) -> Program:
         """What ``make()`` returns, or returned for the same sampler and an equal table before.
@@ -110,7 +119,15 @@ class SamplingJob:
         scales = self.objective.scales_input
         parts, transform = self.parts, self.transform
         return Denoiser(
-            self.model, parts.var, scales, conditions, transform, self.clip, parts.guidance, times=parts.times
+            self.model,
+            parts.var,
+            scales,
+            conditions,
+            transform,
+            self.clip,
+            parts.guidance,
+            times=parts.times,
+            keeps_unclipped=reads_unclipped(parts.sampler),
         )
 
     def denoisers(self, program: Program, rows: range | None = None) -> Denoiser | list[Denoiser]:
@@ -163,6 +180,11 @@ class SamplingJob:
             raise OptionError(f"start is not finite: {examples_hold(rows)}")
         return found
 
+    def checked_point(self, point: Any, program: Program) -> TrajectoryPoint:
+        """Return a point of this job's program on its device; see `diffkit.system.points.check_point`."""
+        check_point(point, program, (self.n, *self.parts.data_shape))
+        return placed(point, self.device)
+
     def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:
         """Return data at level T: noise, or the examples' share of ``start``, (n, C, *S).
 
@@ -171,14 +193,20 @@ class SamplingJob:
         noise = noise_fn() * float(self.table.total_std[-1])
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
-    def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:
-        """Yield a `TrajectoryPoint` after every step of one batch; networks are in eval mode within steps only."""
+    def points(self, start: Tensor | None = None, after: TrajectoryPoint | None = None) -> Iterator[TrajectoryPoint]:
+        """Yield a `TrajectoryPoint` after every step of one batch; networks are in eval mode within steps only.
+
+        Args:
+            start: Data at level T; noise by default.
+            after: The point to go on from.
+        """
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
         program = self.program()
         step_fn = self.step_fn(program, self.denoiser(rows), x, with_denoised=True)
-        steps = program.run(self.denoisers(program, rows), x, noise_fn, step_fn)
+        after = None if after is None else self.checked_point(after, program)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, step_fn, after)
         modules = modules_of(self.system, *self.networks())
         while True:
             with eval_mode_of(modules):

@@ -70,6 +70,9 @@ class Purpose(IntEnum):
     COUPLING = 9
     LEVEL_TO = 10
     ESTIMATE = 11
+    LOW_RES_LEVEL = 12
+    LOW_RES_NOISE = 13
+    STAGE = 14
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

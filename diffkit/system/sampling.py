@@ -35,19 +35,21 @@ Denoisers = Denoise | Sequence[Denoise]
 
 @frozen(eq=False)
 class TrajectoryPoint:
-    """One point of a trajectory.
+    """One point of a trajectory; with a codec both are latents, of which `System.from_latents` makes data.
 
     Attributes:
         step: Number of steps so far, from 1.
-        level: Level of x in the table.
+        level: Level of x in the table; the one below, where it lies between two.
         x: Data there, (B, C, *S).
         x_start: The estimate of clean data used by the step, (B, C, *S).
+        state: The sampler's; with x, all that the steps after this one need.
     """
 
     step: int
     level: int
     x: Tensor
     x_start: Tensor
+    state: State = ()
 
 
 class TimeOfRows:
@@ -131,7 +133,7 @@ class Program:
     Attributes:
         sampler: The sampler part.
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
-        levels: Level each step goes to, in the root table.
+        levels: Level each step goes to, in the root table; the one below, where it lies between two.
         num_nodes: Number of further levels within each step.
         stochastic: Whether the sampler's steps add noise.
         uses_last: False if the argument ``last`` of the sampler's steps is False throughout.
@@ -176,7 +178,12 @@ class Program:
         return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
-        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, step_fn: StepFn | None = None
+        self,
+        denoise: Denoisers,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        step_fn: StepFn | None = None,
+        after: TrajectoryPoint | None = None,
     ) -> Iterator[TrajectoryPoint]:
         """Run all steps from x and yield a `TrajectoryPoint` after each.
 
@@ -185,20 +192,23 @@ class Program:
             x: Data at the level the first step starts from.
             noise_fn: Called once a step; None only for a deterministic sampler.
             step_fn: `step_with_denoised`, or its compiled form.
+            after: The point to go on from, in place of x; the noise of the steps before it is drawn once more.
         """
         step_fn = step_fn or step_with_denoised
         with torch.inference_mode(False), torch.no_grad():
-            x = ordinary(x)
-            state = self.sampler.init(x)
+            x, state = (ordinary(x), self.sampler.init(x)) if after is None else ordinary((after.x, after.state))
+        done = 0 if after is None else after.step
         for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
             noise = self.noise(noise_fn)
+            if i < done:
+                continue
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
             ):  # inside the step only, so that no mode leaks to the caller between yields
                 x, state, x_start = step_fn(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory returns its estimate"
-            yield TrajectoryPoint(i + 1, self.levels[i], x, x_start)
+            yield TrajectoryPoint(i + 1, self.levels[i], x, x_start, state)
 
     def finish(
         self,
@@ -354,13 +364,24 @@ class SelfConditioned(MultistageSampler):
 
 
 @computing("the steps of the sampler")
-def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
-    """Return the program from level T of a table in use down to level 0."""
+def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable, last: int = 0) -> Program:
+    """Return the program from level T of a table in use down to level 0, or to level 1.
+
+    Raises:
+        OptionError: There is no step to level 1, or the sampler goes to clean data on its way.
+    """
     route = route_of(sampler, table)
     if route is None:
-        rows = np.arange(table.num_steps, 0, -1)
-        return _program(parts, sampler, table, table.steps(), rows, rows - 1)
-    start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+        rows = np.arange(table.num_steps, last, -1)
+        start, end = rows, rows - 1
+    else:
+        start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+        start, end = (start, end) if last == 0 else (start[:-1], end[:-1])
+    if last and not (len(end) and np.all(end >= last)):
+        cause = "goes to clean data on its way" if len(end) else "has no step that ends at level 1"
+        raise OptionError(
+            f"{parts.label('sampler')} {cause} here", option="final", value="sigma_min", fix=[{"final": "zero"}]
+        )
     return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
 
 
@@ -396,7 +417,7 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
     pieces = []
     for top, bottom in runs.items():
         rows = np.arange(top, 0, -1)
-        blocks = _blocks(parts, sampler, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
+        blocks = _blocks(parts, sampler, table, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
         pieces.append({name: {n: c[: top - bottom] for n, c in block.items()} for name, block in blocks.items()})
     joined = {
         name: {n: np.concatenate([piece[name][n] for piece in pieces]) for n in block}
@@ -407,7 +428,9 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
 
 
 @computing("the steps of the sampler")
-def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
+def encoding_program(
+    parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool, time_of: str = "start"
+) -> Program:
     """Return the program from level 1 of a table in use up to level T.
 
     Args:
@@ -415,12 +438,17 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
         sampler: A deterministic sampler.
         table: The table in use.
         past_end: Add a step from T to a level without signal, as improved-diffusion does.
+        time_of: Which end of a step gives the network its time, "start" or "end".
     """
     rows = np.arange(1, table.num_steps + (1 if past_end else 0))
     t = table.at(rows)
     s = table.at(rows + 1) if not past_end else _beyond(table)
     target = np.minimum(rows + 1, table.num_steps)
-    return _program(parts, sampler, table, Steps(t, s), rows, target)
+    levels = level_coefficients(parts, table)
+    blocks = _blocks(parts, sampler, table, levels, Steps(t, s), rows, target)
+    if time_of == "end":
+        blocks["t"] = {**blocks["t"], "time": levels["time"][target]}
+    return _program_of(parts, sampler, table, blocks, target)
 
 
 @computing("the steps of the sampler")
@@ -443,7 +471,7 @@ def _program(
     from_rows: np.ndarray,
     to_rows: np.ndarray,
 ) -> Program:
-    blocks = _blocks(parts, sampler, level_coefficients(parts, table), steps, from_rows, to_rows)
+    blocks = _blocks(parts, sampler, table, level_coefficients(parts, table), steps, from_rows, to_rows)
     return _program_of(parts, sampler, table, blocks, to_rows)
 
 
@@ -463,6 +491,7 @@ def _program_of(
 def _blocks(
     parts: Composition,
     sampler: Sampler,
+    table: ProcessTable,
     levels: NamedColumns,
     steps: Steps,
     from_rows: np.ndarray,
@@ -471,12 +500,12 @@ def _blocks(
     """The columns that the steps of one plan read, block by block.
 
     Args:
-        levels: `level_coefficients` of the table in use.
+        table, levels: The table in use, and its `level_coefficients`.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
     log_snr = nodes_of(sampler, steps)
     start = {name: c[from_rows] for name, c in levels.items()}
-    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, steps, log_snr, start)
+    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, table, steps, log_snr, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)

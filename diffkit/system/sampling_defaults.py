@@ -12,12 +12,23 @@ from diffkit.options import check_flag
 from diffkit.protocols import Composition, LevelSpacing
 from diffkit.registry import registry
 from diffkit.registry.resolve import is_pair
-from diffkit.spacing import levels
+from diffkit.spacing import visited
+from diffkit.system.chains import chain_of
 from diffkit.system.guidance import with_guidance
 from diffkit.system.settings import plain_spacing
 
-NAMES = ("steps", "guidance", "clip")
+NAMES = ("steps", "guidance", "clip", "final")
 _ELSEWHERE = {"sampler": "a part: compose(sampler=('ddim', {'eta': 0.5}))", "seed": "given to each call: seed=0"}
+
+
+FINALS = ("zero", "sigma_min")
+
+
+def checked_final(final: Any) -> str:
+    """Return the option ``final``, or raise `OptionError`."""
+    if final not in FINALS:
+        raise OptionError("must be 'zero' or 'sigma_min'", option="final", value=final)
+    return str(final)
 
 
 def plain_sampling(sampling: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -41,6 +52,8 @@ def plain_sampling(sampling: Mapping[str, Any] | None) -> dict[str, Any] | None:
         found["guidance"] = _plain_guidance(found["guidance"])
     if found.get("clip") is not None:
         check_flag("clip of sampling", found["clip"])
+    if "final" in found:
+        checked_final(found["final"])
     return found or None
 
 
@@ -49,7 +62,7 @@ def check_sampling(sampling: Mapping[str, Any] | None, parts: Composition) -> No
     if sampling is None:
         return
     try:
-        levels(parts.table.num_steps, sampling.get("steps"), parts.table)
+        chain_of(parts, visited(parts.table.num_steps, sampling.get("steps"), parts.table))
         with_guidance(parts, sampling.get("guidance"))
     except DiffkitError as error:
         raise OptionError(f"sampling={dict(sampling)!r}: {error}") from error

@@ -77,9 +77,9 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
     else:
         del values["bins"]
         found["decoder"] = part_spec("decoder", values.pop("decoder"))
-    coupling = values.pop("coupling")
-    if coupling is not None:
-        found["coupling"] = part_spec("coupling", coupling)
+    for kind in ("coupling", "codec"):
+        if (part := values.pop(kind)) is not None:
+            found[kind] = part_spec(kind, part)
     if isinstance(settings.train_spacing, LevelSpacing):
         found["train_spacing"] = part_spec("spacing", values.pop("train_spacing"))
     for name in ("null_conditions", "sampling", "time_to_argument"):  # older specs do not have them
@@ -89,7 +89,7 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
 
 
 def save(
-    spec: Mapping[str, Any], trained: nn.Module | None, folder: str | Path, frozen: Mapping[str, nn.Module]
+    spec: Mapping[str, Any], trained: nn.Module | None, folder: str | Path, frozen: nn.ModuleDict | None = None
 ) -> Path:
     """Write spec and weights; each file appears whole or not at all, the spec last.
 
@@ -112,7 +112,7 @@ def write(
     spec: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     folder: str | Path,
-    frozen: Mapping[str, nn.Module] | None = None,
+    frozen: nn.ModuleDict | None = None,
 ) -> Path:
     """Write a spec and the weights that belong to it, as `save` does.
 
@@ -136,7 +136,7 @@ def write(
         with new_file(work / WEIGHTS) as file:
             record = write_weights(file, weights)
         records = {}
-        for kind, module in (frozen or {}).items():
+        for kind, module in () if frozen is None else frozen.items():
             with new_file(work / frozen_file(kind)) as file:
                 records[kind] = write_weights(file, module.state_dict())
         write_through(work / SPEC, _spec_bytes({**spec, **({"frozen": records} if records else {})}, record))
@@ -148,13 +148,13 @@ def frozen_file(kind: str) -> str:
     return f"{kind}.safetensors"
 
 
-def frozen_records(frozen: Mapping[str, nn.Module]) -> dict[str, Any]:
+def frozen_records(frozen: nn.ModuleDict) -> dict[str, Any]:
     """Return what a saved spec says of frozen modules: the record of each one's file; empty if there are none."""
     records = {kind: weights_record(module.state_dict()) for kind, module in frozen.items()}
     return {"frozen": records} if records else {}
 
 
-def renew_frozen(records: Mapping[str, Any], frozen: Mapping[str, nn.Module], folder: Path) -> None:
+def renew_frozen(records: Mapping[str, Any], frozen: nn.ModuleDict, folder: Path) -> None:
     """Write those frozen modules into a run's folder whose files there differ from their records, or are missing."""
     for kind, module in frozen.items():
         state = module.state_dict()

@@ -12,7 +12,7 @@ from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.parts.decoders.binned import Binned
 from diffkit.parts.decoders.continuous import Continuous
-from diffkit.protocols import Coupling, Decoder
+from diffkit.protocols import Codec, Coupling, Decoder
 from diffkit.spacing import Spacing, spacing_part
 
 MOST_STEPS = 10**6
@@ -27,6 +27,8 @@ class Settings:
         bins: The short way to name a decoder, "binned" or "continuous"; None if there is another.
         decoder: A decoder that ``bins`` cannot name, or None.
         coupling: A coupling, or None for independent noise.
+        codec: A codec, or None where the network sees the data itself. With one, ``data_shape`` and ``bins`` are those
+            of the data, and a decoder is of its latents.
     """
 
     data_shape: tuple[int, ...]
@@ -41,6 +43,7 @@ class Settings:
     decoder: Decoder | None = None
     coupling: Coupling | None = None
     time_to_argument: str | None = None
+    codec: Codec | None = None
 
 
 def plain_spacing(name: str, spacing: Spacing) -> Spacing:
@@ -66,8 +69,18 @@ def plain_spacing(name: str, spacing: Spacing) -> Spacing:
 
 
 def decoder_of(settings: Settings) -> Decoder:
-    """Return the decoder of a system."""
-    return decoder_for(settings.bins) if settings.decoder is None else settings.decoder
+    """Return the decoder of a system: of its data, or with a codec of its latents, which are continuous."""
+    if settings.decoder is not None:
+        return settings.decoder
+    return decoder_for(settings.bins if settings.codec is None else None)
+
+
+def bins_of(settings: Settings) -> int | None:
+    """Return how many values a system's data takes, in the user's units; None if it is continuous."""
+    if settings.codec is None:
+        return decoder_of(settings).bins
+    assert settings.bins is None or isinstance(settings.bins, int), "`compose` refuses a mapping"
+    return settings.bins
 
 
 def decoder_for(bins: int | Mapping[str, Any] | None) -> Decoder:

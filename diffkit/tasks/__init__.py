@@ -6,6 +6,8 @@
     found = tasks.solve(system, measurement, MMPS(blur, noise_std=0.05), steps=100)
     inversion = tasks.invert(system, image, steps=50); inversion.error
     between = tasks.interpolate(system, a, b, 7)
+    found = tasks.sample_adaptive(system, 16, rtol=0.01); found.samples
+    path = tasks.rollout(system, 16, steps=20, seed=0); tasks.log_prob(path).total
 
 All take the spacing, guidance and conditions of `System.sample`, and its sampler and seed where they apply. Results
 are a function of the seed and the example's index alone. Arguments are checked before any work.
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING
 from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from diffkit.tasks.adaptive import AdaptiveSamples as AdaptiveSamples
+    from diffkit.tasks.adaptive import sample_adaptive as sample_adaptive
     from diffkit.tasks.bdia import ExactCode as ExactCode
     from diffkit.tasks.bdia import exact_decode as exact_decode
     from diffkit.tasks.bdia import exact_encode as exact_encode
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
     from diffkit.tasks.inversion import invert as invert
     from diffkit.tasks.inversion import reconstruct as reconstruct
     from diffkit.tasks.reflow import reflow_pairs as reflow_pairs
+    from diffkit.tasks.rollouts import Rollout as Rollout
+    from diffkit.tasks.rollouts import rollout as rollout
+    from diffkit.tasks.step_densities import StepDensities as StepDensities
+    from diffkit.tasks.step_densities import log_prob as log_prob
     from diffkit.tasks.super_resolution import super_resolve as super_resolve
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

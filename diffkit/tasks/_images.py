@@ -7,7 +7,6 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.system.checks import checked_data
 from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
 
@@ -24,11 +23,11 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
         OptionError: The shape or the number of images is wrong.
     """
     image, count = _check_image_shape(system, name, image, n)
-    return checked_data(image, system.data_shape, system.decoder).expand(count, *system.data_shape)
+    return system.checked(image).expand(count, *system.data_shape)
 
 
 def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
-    """Return images with 0 in their unknown part, and the mask of the known part, each (n, C, *S).
+    """Return images with 0 where nothing of them is known, and how much is known, 0 to 1, each (n, C, *S).
 
     Args:
         system: The system.
@@ -40,7 +39,7 @@ def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) 
     """
     image, count = _check_image_shape(system, "image", image, n)
     mask = mask_for(system, known, count)
-    return checked_data(torch.where(mask, image, 0), system.data_shape, system.decoder), mask
+    return system.checked(torch.where(mask > 0, image, 0)), mask
 
 
 def _check_image_shape(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
@@ -61,10 +60,10 @@ def _check_image_shape(system: System, name: str, image: Tensor, n: int | None) 
 
 
 def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
-    """Return a mask as bool (n, C, *S); the axes of examples and channels may be missing.
+    """Return a mask as float (n, C, *S) from 0 to 1; the axes of examples and channels may be missing.
 
     Raises:
-        OptionError: The shape is wrong, or a value is neither 0 nor 1.
+        OptionError: The shape is wrong, or a value is out of range.
     """
     shape = (n, *system.data_shape)
     spatial = shape[2:]
@@ -74,6 +73,6 @@ def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
         raise OptionError(
             f"the mask must have shape {spatial}, {shape[1:]}, {(n, 1, *spatial)} or {shape}, got {tuple(mask.shape)}"
         )
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-        raise OptionError("the mask must hold only 0 (to be made) and 1 (known)")
-    return mask.to(system.device).bool().expand(shape)
+    if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise OptionError("the mask must hold numbers from 0 (to be made) to 1 (known)")
+    return mask.to(system.device).float().expand(shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffkit.errors import DiffkitError, OptionError
 from diffkit.parts.guidance._linear import Measured, dot
 from diffkit.parts.guidance._pullback import value_and_pullback
+from diffkit.system.module import System
 
 _ROWS = 3
 """Number of examples in the check; batches of one and two of them are checked too."""
@@ -25,15 +26,12 @@ _WRONG_SLOPE = 0.1
 """Relative error allowed between a gradient and finite differences, which include curvature."""
 
 
-def check_operator(
-    method: Measured, data_shape: tuple[int, ...], device: torch.device, counts: Sequence[int], batch_size: int | None
-) -> Tensor:
+def check_operator(method: Measured, system: System, counts: Sequence[int], batch_size: int | None) -> Tensor:
     """Check an operator: return its measurements of random data, one row for each, or raise an error with its fault.
 
     Args:
         method: The method with the operator.
-        data_shape: Shape of one example.
-        device: Device of the system.
+        system: The system whose data it measures.
         counts: Number of examples to draw; several numbers if it is not known yet.
         batch_size: Number of examples at a time; None for all.
     Raises:
@@ -42,8 +40,9 @@ def check_operator(
     trial = _OperatorCheck(method)
 
     def run(rows: int, any_batch: bool) -> Tensor:
-        uniform = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
-        x, other = (1.8 * uniform - 0.9).to(device)  # inside the range of data
+        uniform = torch.rand(2, rows, *system.parts.data_shape, generator=torch.Generator().manual_seed(0))
+        x, other = (1.8 * uniform - 0.9).to(system.device)  # inside the range of data
+        x, other = system.from_latents(x), system.from_latents(other)
         return trial.run(x, other, any_batch)
 
     with torch.inference_mode(False), torch.enable_grad():

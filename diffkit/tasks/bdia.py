@@ -27,6 +27,7 @@ from diffkit.errors import OptionError
 from diffkit.options import check_number
 from diffkit.spacing import Spacing, levels
 from diffkit.system.call_options import EstimateOptions, shows_options
+from diffkit.system.codec import to_latents
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser, as_float
@@ -76,7 +77,7 @@ def exact_encode(
         options: Those of `diffkit.system.call_options.EstimateOptions`.
         conditions: As in `diffkit.tasks.invert`.
     """
-    x = images_for(system, "image", image)
+    x = to_latents(system.parts, images_for(system, "image", image))
     options["steps"] = steps = steps_or_default(system, options.get("steps"))
     latent, below = _BdiaSampler.of(system, x, gamma, options).encode(x, progress)
     return ExactCode(latent, below, levels(system.num_steps, steps, system.table), float(gamma))
@@ -105,14 +106,14 @@ def exact_decode(
         OptionError: The code has another shape, levels or gamma.
     """
     given = code if isinstance(code, ExactCode) else ExactCode(code, code)
-    expected = (len(given.latent), *system.data_shape)
+    expected = (len(given.latent), *system.parts.data_shape)
     for part in (given.latent, given.below):
         if tuple(part.shape) != expected:
             raise OptionError(f"the code must have shape {expected}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
     gamma, options["steps"] = _resolve_settings(system, given, gamma, options.get("steps"))
     sampler = _BdiaSampler.of(system, latent, gamma, options)
-    return sampler.decode(latent, below if isinstance(code, ExactCode) else None, progress)
+    return system.from_latents(sampler.decode(latent, below if isinstance(code, ExactCode) else None, progress))
 
 
 def _resolve_settings(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
@@ -149,7 +150,7 @@ class _BdiaSampler:
         gamma = check_number("gamma", gamma, gt=0, le=1)
         options["steps"] = steps_or_default(system, options.get("steps"))
         job = system.prepare(len(x), **options)
-        check_unused(job.model, options, "sampler", "compile", "seed")
+        check_unused(job.model, options, "sampler", "compile", "seed", "final")
         if job.table.num_steps < 2:
             raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)

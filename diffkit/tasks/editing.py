@@ -12,6 +12,7 @@ from diffkit.errors import Message, OptionError, Setting
 from diffkit.options import check_integer, check_number
 from diffkit.spacing import levels
 from diffkit.system.call_options import JobOptions, shows_options
+from diffkit.system.codec import to_latents
 from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 
@@ -54,7 +55,7 @@ def image_to_image(
     top = check_integer("level", level, ge=1, le=system.num_steps)
     steps = (system.settings.sampling or {}).get("steps") if "steps" not in options else options["steps"]
     lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
-    image = images_for(system, "image", image, n)
+    image = to_latents(system.parts, images_for(system, "image", image, n))
     options["steps"] = [*lower_levels, top]
     job = system.prepare(len(image), **options)
     program, batches, out = job.program(), job.batches(batch_size), []
@@ -63,13 +64,13 @@ def image_to_image(
         for rows in batches:
             noise_fn = job.noise(rows)
             x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
-            out.append(job.finish(program, rows, x, noise_fn, advance))
+            out.append(system.from_latents(job.finish(program, rows, x, noise_fn, advance)))
     return torch.cat(out)
 
 
 def _levels_below(top: int, found: Sequence[int]) -> list[int]:
     """Return the levels below ``top``, ascending, without the last if it is too near to ``top``."""
-    lower_levels = [k for k in found if k < top]
+    lower_levels = [0, *(k for k in found if k < top)]
     if len(lower_levels) > 1 and 2 * (top - lower_levels[-1]) < lower_levels[-1] - lower_levels[-2]:
         lower_levels.pop()
-    return lower_levels
+    return lower_levels[1:]

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.system.call_options import JobOptions, shows_options
+from diffkit.system.codec import to_latents
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import Program, route_of
@@ -43,10 +44,14 @@ def inpaint(
     noise and comes down again, until each stretch was sampled ``resample`` times. The sampler plans each descent after
     a jump anew. The paper has 250 steps of the ancestral sampler.
 
+    Values of ``known`` between 0 and 1 are a soft mask: where it is 1 - s, the image is replaced down to level s T, and
+    the network is free below, so that s is the strength of `image_to_image` for each value.
+
     Args:
         system: The system; it needs no training for this.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1]; values of its unknown part have no effect, and may be NaN.
-        known: The mask: 1 or True where the image is known; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
+        known: The mask: 1 or True where the image is known, 0 where it is not, or how much of it stays, from 0 to 1;
+            (*S), (C, *S), (n, 1, *S) or (n, C, *S).
         n: Number of examples; by default as many as there are images.
         resample: Number of times that each stretch is sampled; 1 does not go back. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
@@ -56,9 +61,14 @@ def inpaint(
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
-        arXiv:2011.13456, appendix I.2.
+        arXiv:2011.13456, appendix I.2. Soft masks: Levin & Fried 2023, arXiv:2306.00950, algorithm 1.
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
+    if (codec := system.parts.codec) is not None and not codec.elementwise:
+        raise OptionError(
+            f"{system.parts.label('codec')} mixes known and unknown values in latents; call diffkit.tasks.solve with "
+            "method=('dps', {'operator': diffkit.tasks.masked(known)})"
+        )
     image, mask = image_and_mask(system, image, known, n)
     job = system.prepare(len(image), **options)
     if route_of(job.parts.sampler, job.table) is not None:
@@ -69,13 +79,13 @@ def inpaint(
     program, first_step = job.restarting_program(runs), _first_steps(runs)
     batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
-    out = []
+    z, out = to_latents(system.parts, image), list[Tensor]()
     with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _InpaintingBatch(job, program, rows, image[part], mask[part])
+            painting = _InpaintingBatch(job, program, rows, z[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
-    return torch.cat(out)
+    return torch.where(mask, image, system.from_latents(torch.cat(out)))
 
 
 def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
@@ -126,10 +136,11 @@ def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
 
 
 class _InpaintingBatch:
-    """One batch of inpainting while it is sampled."""
+    """One batch of inpainting while it is sampled; a value is replaced at levels where ``least`` of it is known."""
 
     def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
         self.table, self.program = job.table, program
+        self.least = (1 - job.table.index / job.parts.table.num_steps).tolist()
         self.denoisers = job.denoisers(program, rows)
         self.noise_fn, self.image, self.mask = job.noise(rows), image, mask
         self.x = job.begin(rows, self.noise_fn)
@@ -149,7 +160,7 @@ class _InpaintingBatch:
             noise = program.noise(self.noise_fn)
             denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
             x, state, _ = self.step_fn(program, denoiser, x, state, steps[i], noise, program.is_last(i))
-            x = torch.where(self.mask, self._noisy_known_part(goes_to), x)
+            x = torch.where(self.mask >= self.least[goes_to], self._noisy_known_part(goes_to), x)
             i += 1
             advance(1)
         return x

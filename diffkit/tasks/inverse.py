@@ -106,7 +106,7 @@ def _check_measurements(
     given = None if n is None else check_integer("n", n, ge=1)
     size = None if batch_size is None else check_integer("batch_size", batch_size, ge=1)
     counts = [given] if given is not None else [*measurement.shape[:1], 1]
-    shape = tuple(check_operator(method, system.data_shape, system.device, counts, size).shape[1:])
+    shape = tuple(check_operator(method, system, counts, size).shape[1:])
     if measurement.ndim == len(shape):
         measurement = measurement[None]
     count = len(measurement) if given is None else given

@@ -53,7 +53,9 @@ class Inversion:
 
 @shows_options(EncodeOptions, sampler=SAMPLER, steps=STEPS)
 @torch.no_grad()
-def invert(system: System, image: Tensor, *, progress: bool = True, **options: Unpack[EncodeOptions]) -> Inversion:
+def invert(
+    system: System, image: Tensor, *, time_of: str = "start", progress: bool = True, **options: Unpack[EncodeOptions]
+) -> Inversion:
     """Invert an image: find the noise from which a deterministic sampler makes it, and measure the round-trip error.
 
     The sampler must be deterministic. Where there is hardly any signal, dividing by alpha enlarges the error of a
@@ -62,6 +64,7 @@ def invert(system: System, image: Tensor, *, progress: bool = True, **options: U
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
+        time_of: As in `System.encode`; "end" is DDIM inversion as diffusers does it, with ``sampler="ddim"``.
         progress: Show a bar with an ETA on standard error.
         options: Those of `diffkit.system.call_options.EncodeOptions`; steps are 50 by default, or all if there are
             fewer.
@@ -72,7 +75,7 @@ def invert(system: System, image: Tensor, *, progress: bool = True, **options: U
     """
     image = images_for(system, "image", image)
     options = with_defaults(system, options)
-    latent = system.encode(image, progress=progress, **options)
+    latent = system.encode(image, time_of=time_of, progress=progress, **options)
     back = system.sample(len(image), start=latent, progress=progress, **options)
     return Inversion(latent, back, (back - image).square().flatten(1).mean(1).sqrt())
 

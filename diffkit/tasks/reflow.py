@@ -45,16 +45,16 @@ def reflow_pairs(system: System, n: int, out: str | Path, **options: Unpack[Samp
     if parts_for(system.parts, options["sampler"], None).sampler.stochastic:
         raise OptionError("pairs need a deterministic sampler", fix=({"sampler": "ddim"}, {"sampler": "heun"}))
     seed = check_integer("seed", options.setdefault("seed", 0), ge=0, lt=2**63)
-    noise = normals(keys(key(seed, Purpose.NOISE), count, torch.device("cpu")), system.data_shape)
+    noise = normals(keys(key(seed, Purpose.NOISE), count, torch.device("cpu")), system.parts.data_shape)
     table = system.table_for(options.get("steps"))
     options["start"] = noise * float(table.total_std[-1])
     samples = system.sample(count, **options).cpu()
     arrays: dict[str, Any] = {
-        "arr_0": samples.clamp(-1, 1) if system.decoder.bounded else samples,
+        "arr_0": samples if system.bins is None else samples.clamp(-1, 1),
         "paired_noise": noise,
     }
-    if system.decoder.bins is not None:
-        arrays["bins"] = torch.tensor(system.decoder.bins)
+    if system.bins is not None:
+        arrays["bins"] = torch.tensor(system.bins)
     if "y" in options:
         arrays["arr_1"] = torch.as_tensor(options["y"]).cpu().expand(count)
     with replacing(out) as temporary, temporary.open("wb") as file:

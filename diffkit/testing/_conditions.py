@@ -96,8 +96,8 @@ def null_conditions_of(backbone: Backbone) -> Mapping[str, Any]:
 def find_conditions(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
     """Return the conditions to call a network with: the caller's, or those of its signature and recipe.
 
-    Labels y and a smaller image low_res are generated, and floating-point conditions of null_conditions() are noise of
-    that shape. As many as the network takes are used, also those that it can do without.
+    Labels y, a smaller image low_res and a context are generated, and floating-point conditions of null_conditions()
+    are noise of that shape. As many as the network takes are used, also those that it can do without.
 
     Args:
         backbone: Its recipe.
@@ -121,6 +121,8 @@ def find_conditions(backbone: Backbone, network: nn.Module, shape: tuple[int, ..
         makers = {"y": _labels, "low_res": _images(shape)} | {
             n: _maker_like_null(n, value) for n, value in null.items()
         }
+        if isinstance(backbone, ConditionalBackbone) and (width := backbone.context_width()):
+            makers["context"] = lambda n: _noise(n, (3, width))
         tries, declared = list(_condition_selections(network, makers, tuple(null))), tuple(null)
     first: Exception | None = None
     for names in tries:

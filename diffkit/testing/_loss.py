@@ -68,7 +68,7 @@ def _system(loss: Loss, path: NoisePath, num_steps: int, **parts: Any) -> Any:
     pairs = {"timesteps": LevelPairs()} if isinstance(loss, NetworkLoss) and loss.needs_pairs else {}
     parts = {"sampler": "ancestral", "data_shape": _SHAPE} | parts | pairs
     try:
-        return compose_on_path(path, num_steps, loss=loss, **parts)
+        return compose_on_path(path, num_steps, loss=loss, **parts).requires_grad_(False)  # weights of the loss
     except (CompositionError, OptionError):
         return None
 

@@ -19,6 +19,7 @@ import torch
 
 from diffkit.errors import DiffkitError, ProtocolError
 from diffkit.options import python_objects
+from diffkit.protocols import LearnedSchedule, TimeSampler
 from diffkit.registry import KINDS, registry
 from diffkit.registry.contracts import check_contract
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
@@ -143,7 +144,7 @@ def spec_round_trip(part: Any, kind: str) -> None:
     known = registry(kind).provenance(part)
     if known is None:
         raise NotApplicableError("its class has no registered name")
-    system = _system_with(kind, part) if KINDS[kind].slot else None
+    system = system_with(kind, part) if KINDS[kind].slot else None
     if system is None:  # what is saved asks the registry just this
         other = registry(kind).create(f"{known.origin}:{known.name}", **json.loads(_as_json(_options(part))))
     else:
@@ -181,13 +182,17 @@ def _needs_plain_options(part: Any) -> None:
         raise NotApplicableError(f"its option {objects[0]!r} holds an object of Python")
 
 
-def _system_with(kind: str, part: Any) -> Any:
+def system_with(kind: str, part: Any) -> Any:
     """Return a small system of built-in parts around one part, or None if none fits."""
     import diffkit
 
     plain: dict[str, Any] = dict(schedule="cosine", loss="vlb", backbone=("mlp", {"hidden": 8, "depth": 1}))
     for mean, var, shape in itertools.product(("eps", "v"), ("fixed_small", "learned_range"), DATA_SHAPES):
         slots = plain | {"mean": mean, "var": var, kind: part}
+        if isinstance(part, LearnedSchedule):
+            slots |= {"loss": "continuous_vlb", "timesteps": "uniform_time", "var": "fixed_large"}
+        elif isinstance(part, TimeSampler):
+            slots |= {"loss": "continuous_vlb", "schedule": "monotone", "var": "fixed_large"}
         try:
             return diffkit.compose(num_steps=1000, data_shape=shape, bins=None, **slots)
         except DiffkitError:

@@ -13,6 +13,7 @@ from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,
+    _codec,
     _coupling,
     _data,
     _decoder,
@@ -20,6 +21,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _flow_map,
     _guidance,
     _hook,
+    _learned,
     _loss,
     _lr_schedule,
     _mean,

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import ProtocolError
-from diffkit.protocols import Level, MultistageSampler, Prediction, Sampler
+from diffkit.protocols import EarlyNoiseSampler, Level, MultistageSampler, Prediction, Sampler
+from diffkit.tasks.step_densities import step_density
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, recorded_where
 from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
-from diffkit.testing._exact_runs import NORMAL, PICTURE, POINT, propagate_normal
+from diffkit.testing._exact_runs import MIXTURE, NORMAL, PICTURE, POINT, propagate_normal
 from diffkit.testing._host import count_graphs, on_fake_tensors
 from diffkit.testing._probe import (
     PreparedSampler,
@@ -164,6 +165,40 @@ def noise_as_declared(sampler: Sampler) -> None:
         used |= not torch.equal(quiet, loud)
     if sampler.stochastic:
         require(used, "a result that depends on the noise", "none does, on any path")
+
+
+@check("sampler")
+def steps_have_a_density(sampler: Sampler) -> None:
+    """A stochastic sampler's step is normal given x and the state: its log-density is that of its noise, transformed.
+
+    By a change of variables it is ``log N(noise) - log |d x_s / d noise|``, for every step with noise. Usually: noise
+    added before an evaluation of the network (inherit from EarlyNoiseSampler), or mixed between elements by more than a
+    permutation.
+    """
+    if not sampler.stochastic or isinstance(sampler, EarlyNoiseSampler):
+        raise NotApplicableError("it adds no noise, or adds it before it evaluates the network, as it says")
+    for found in prepared_samplers(sampler, (1, 2, 4)):
+        denoise = found.with_variance(MIXTURE)
+        x = _start(found, batch=1)
+        noises = _noises(found, x)
+        history = _history(found, denoise, x, noises)
+        for i, ((x, state), (after, _)) in enumerate(pairwise(history)):
+            where = attrs.evolve(found.where, level=found.levels[i])
+            row, last = found.row(i), found.is_last(i)
+
+            def step(noise: Tensor, given: Any = (found, denoise, x, state, row, last)) -> Tensor:
+                prepared, *before, at_end = given
+                return prepared.program.step(*before, noise, at_end)[0]
+
+            slope = torch.autograd.functional.jacobian(step, noises[i]).view(2, 2)  # type: ignore[no-untyped-call]
+            value, noisy, *_ = step_density(found.program, denoise, x, state, row, after, last)
+            has_noise = bool(slope.any())
+            require(
+                bool(noisy) == has_noise, f"a step with{'' if has_noise else 'out'} noise", str(not has_noise), where
+            )
+            if has_noise:
+                exact = -0.5 * (noises[i].square() + np.log(2 * np.pi)).sum() - slope.det().abs().log()
+                require_close(value, exact.view(1), 1e-6, "log-density", where, scale=1.0)
 
 
 @check("sampler")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffkit.errors import OptionError
-from diffkit.protocols import LevelSpacing
-from diffkit.table import ProcessTable
+from diffkit.protocols import GridSpacing, LevelSpacing
+from diffkit.table import F64, ProcessTable, interpolate
 from diffkit.testing._check import NotApplicableError, Where, check, record_where
-from diffkit.testing._close import require
+from diffkit.testing._close import require, require_close
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL
 
 _STEPS = (1, 2, 3, 20, 100, 1000)
@@ -87,3 +87,37 @@ def noise_as_declared(part: LevelSpacing) -> None:
     for num_steps in _STEPS:
         found = {str(_levels(part, path.table(num_steps))) for path in WHOLE}
         require(len(found) == 1, "the same levels on every path", sorted(found), Where("", num_steps))
+
+
+def _noise(part: GridSpacing, table: ProcessTable) -> F64 | None:
+    """Its log_snr, or None for a table that it refuses."""
+    try:
+        return np.asarray(part.log_snr(table), dtype=np.float64)
+    except OptionError:
+        return None
+
+
+@check("spacing")
+def noise_between_levels(part: LevelSpacing) -> None:
+    """Noise levels of a `GridSpacing` descend in log_snr, the same at every call, and make a chain of the table.
+
+    Usually: noisiest first, as samplers visit them, or sigma in place of log_snr.
+    """
+    if not isinstance(part, GridSpacing):
+        raise NotApplicableError("it visits levels of the table")
+    accepted = 0
+    for table, where in _tables():
+        found = _noise(part, table) if table.num_steps > 2 else None  # with two levels of signal or more
+        if found is None:
+            continue
+        require(found.ndim == 1 and bool(np.all(np.diff(found) < 0)), "descending log_snr, (n,)", found, where)
+        again = _noise(part, table)
+        require(again is not None and np.array_equal(found, again), "the same noise levels again", again, where)
+        try:
+            chain = interpolate(table, found, part.time(table))
+        except OptionError:  # noise that this table does not reach
+            continue
+        accepted += 1
+        finite = np.isfinite(found)
+        require_close(chain.log_snr[1:][finite], found[finite], 1e-9, "log_snr of the chain", where)
+    require(accepted > 0, "noise levels of some table", f"none for every T of {_STEPS}")

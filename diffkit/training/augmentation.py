@@ -1,4 +1,4 @@
-"""Random changes of a training batch, by seed, step and example: dropped conditions, mirrored images, dropout."""
+"""Random changes of a training batch, by seed, step and example: conditions, mirrored images, dropout."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diffkit.system.conditions import mapped
+from diffkit.system.low_res import LOW_RES, LOW_RES_LEVEL, with_noise
 from diffkit.system.null_conditions import drop
-from diffkit.system.randomness import Purpose, key, keys, uniforms
+from diffkit.system.randomness import Purpose, key, keys, normals, uniforms
 
 
 def drop_conditions(
@@ -55,6 +56,24 @@ def mirrored(
         return torch.where(chosen, x.flip(-1), x) if x.ndim == images.ndim else x
 
     return turned(images), {name: mapped(turned, value) for name, value in conditions.items()}
+
+
+def with_noisy_low_res(
+    conditions: Mapping[str, Any], largest: float, seed: int, step: int, count: int, start: int = 0, *, level: bool
+) -> dict[str, Any]:
+    """Return conditions with noise on the small images, of a random level for each example, at most ``largest``.
+
+    With ``level`` that is a condition of the network, too. The first example is number ``start`` of the batch.
+    """
+    small: Tensor = conditions[LOW_RES]
+
+    def key_of(purpose: Purpose) -> Tensor:
+        return keys(key(seed, purpose, step), count, small.device, start)
+
+    levels = (uniforms(key_of(Purpose.LOW_RES_LEVEL)) * largest).float()
+    noise = normals(key_of(Purpose.LOW_RES_NOISE), tuple(small.shape[1:])).to(small.dtype)
+    more = {LOW_RES_LEVEL: levels} if level else {}
+    return {**conditions, LOW_RES: with_noise(small, levels, noise), **more}
 
 
 def dropout_seed(seed: int, step: int, start: int) -> int:

@@ -44,8 +44,9 @@ class TrainConfig:
             ``batch_size``, rounded up.
         max_time: Time after which this call stops with a checkpoint, in seconds or such as "2h" or "1h30m"; the same
             call then goes on. None trains to the end.
-        overfit: Train on so many first examples only, without flips and label dropout and with a batch of at most all
-            of them, to see whether the system can learn at all. For debugging; None trains on all examples.
+        overfit: Train on so many first examples only, without flips, label dropout and noise on small images, and with
+            a batch of at most all of them, to see whether the system can learn at all. For debugging; None trains on
+            all examples.
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
             averaged, so the result is the same except for rounding. None takes all examples of the process.
@@ -86,6 +87,8 @@ class TrainConfig:
             class, by the null conditions, in [0, 1], for classifier-free guidance; 0.1 is usual.
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual for images of which the mirror
             image is as likely. Conditions that are images are mirrored with it.
+        low_res_noise: Largest level of noise on the small images of super-resolution, in [0, 1]; that of each example
+            is random below it. For a cascade, whose small images are samples.
         log_every: Updates between lines of metrics, >= 1.
         val_every: Updates between validations, if held-out data is given (``val``), >= 1; the last update is always
             followed by one.
@@ -133,6 +136,7 @@ class TrainConfig:
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
     flip: float = number(0.0, ge=0, le=1)
+    low_res_noise: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
     val_every: int = integer(1000, ge=1)
     save_every: int = integer(10_000, ge=1)
@@ -193,7 +197,9 @@ class TrainConfig:
     def for_examples(self, count: int) -> TrainConfig:
         """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
         size = self.batch_size if self.overfit is None else min(self.batch_size, count)
-        found: dict[str, Any] = {"batch_size": size, "flip": 0.0, "label_dropout": 0.0} if self.overfit else {}
+        found: dict[str, Any] = (
+            {"batch_size": size, "flip": 0.0, "label_dropout": 0.0, "low_res_noise": 0.0} if self.overfit else {}
+        )
         if self.epochs is not None:
             found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
         return attrs.evolve(self, **found) if found else self
@@ -293,6 +299,7 @@ class TrainOptions(TypedDict, total=False):
     seed: int
     label_dropout: float
     flip: float
+    low_res_noise: float
     log_every: int
     val_every: int
     save_every: int

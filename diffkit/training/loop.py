@@ -262,7 +262,7 @@ class _Training(Generic[T]):
             log(f"warning: {fault}")
         if warning := emulation_warning(self.config.precision, self.engine.device):
             self._log(f"note: {warning}")
-        if self.is_rank_zero and (values := range_of(self.data)) and values.remark:
+        if self.is_rank_zero and self.system.parts.codec is None and (values := range_of(self.data)) and values.remark:
             self._log(f"note: {values.remark}")
         where, several = str(self.folder), f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
         if found is None:

@@ -13,7 +13,7 @@ from diffkit.errors import OptionError
 from diffkit.runtime.files import load_weights, unwrap_module
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.run_layout import CHECKPOINTS, step_of
-from diffkit.system.loading import load
+from diffkit.system.loading import load_system
 from diffkit.system.module import System
 from diffkit.training import checkpoint
 from diffkit.training.ema import ema_label, power_label
@@ -58,7 +58,7 @@ def averaged(
     step = max(paths) if step is None else step
     if step not in paths:
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_numbers_text(paths)}")
-    system = load(folder, backbone=backbone, device=device)
+    system = load_system(folder, backbone=backbone, device=device)
     assert system.trained is not None
     names = {name for name, _ in unwrap_module(system.trained).named_parameters(remove_duplicate=False)}
     weights = (

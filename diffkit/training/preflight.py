@@ -17,12 +17,12 @@ from diffkit.data.first_examples import FirstExamples
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
-from diffkit.protocols import NO_CLASS, Composition
+from diffkit.protocols import NO_CLASS, Composition, ConditionalBackbone
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.weights_files import not_plain
 from diffkit.system.coupling import for_network
 from diffkit.system.saving import fits_json
-from diffkit.system.settings import decoder_of
+from diffkit.system.settings import bins_of
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
@@ -84,7 +84,8 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
         if is_classifier:
             problems = [*_classifier_problems(classes, data, config, some)]
         else:
-            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, some)]
+            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, config, some)]
+            problems += _context_problems(system, some)
             problems = problems or [*_condition_problems(system, some), *_dropping_problems(system, config, some)]
         problems = problems or [*_unlabelled_problems(system, classes, data)]
         problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
@@ -127,9 +128,9 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
             f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}",
             fix={"data_shape": tuple(data.shape)},
         )
-    if data.bins != bins_of(system):
-        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins_of(system))}"
-        yield Message(text, bins_advice(data, bins_of(system)))
+    if data.bins != (bins := bins_of(system.settings)):
+        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins)}"
+        yield Message(text, bins_advice(data, bins))
     if config.preview_every is not None and len(data.shape) != 3:
         yield problem(
             f"previews are of images, but the data has shape {tuple(data.shape)}", fix={"preview_every": UNSET}
@@ -251,12 +252,19 @@ def _classifier_problems(classes: AcceptedLabels, data: Data, config: TrainConfi
         )
 
 
-def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
+def _low_res_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
     """Yield a problem unless low_res has the channels that the network reads, if the network has a recipe."""
+    small = example.conditions.get("low_res")
+    if config.low_res_noise > 0 and small is None:
+        yield problem(
+            "is noise on small images, but the data gives none",
+            option="low_res_noise",
+            value=config.low_res_noise,
+            fix={"low_res_noise": UNSET},
+        )
     if system.parts.backbone is None:
         return
     expected = system.parts.condition_channels
-    small = example.conditions.get("low_res")
     found = 0 if small is None else small.shape[1]
     if found == expected:
         return
@@ -274,6 +282,29 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
         )
     else:
         yield f"the network reads low_res of {expected} channels, the data gives {found}; compose with that many"
+
+
+def _context_problems(system: Trainable, example: Batch) -> Iterator[str]:
+    """Yield a problem unless the context has the width that the network reads, if the network has a recipe."""
+    recipe = system.parts.backbone
+    if not isinstance(recipe, ConditionalBackbone):
+        return
+    expected, context = recipe.context_width(), example.conditions.get("context")
+    found = context.shape[-1] if isinstance(context, Tensor) and context.ndim == 3 else 0
+    if not expected and context is not None and _has_option(system, "context"):
+        yield problem(
+            f"the data gives a context of width {found}, but the network reads none; load the data without",
+            fix={"context": found},
+        )
+    elif expected and context is None:
+        yield problem(
+            f"the network reads a context of width {expected}, but the data gives none; wrap it in "
+            "diffkit.data.Encoded(data, texts, encode)",
+            fix={"context": UNSET},
+        )
+    elif expected and found != expected:
+        what = f"of width {found}" if found else "that is not (L, width) for each example"
+        yield f"the network reads a context of width {expected}, the data gives one {what}; compose with that width"
 
 
 def batch_problems(batch: Batch, data: Data, classes: AcceptedLabels) -> Iterator[str]:
@@ -331,11 +362,6 @@ def _labels_text(labels: Any) -> str:
 
 def _examples_text(batch: Batch) -> str:
     return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
-
-
-def bins_of(system: Trainable) -> int | None:
-    """Return the number of values that a system's data takes, or None if it is continuous."""
-    return decoder_of(system.settings).bins
 
 
 def _bins_text(bins: int | None) -> str:

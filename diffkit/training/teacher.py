@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffkit.errors import OptionError
 from diffkit.protocols import NetworkLoss
 from diffkit.runtime.files import weights_digest
-from diffkit.system.loading import load
+from diffkit.system.loading import load_system
 from diffkit.system.loss_network import NetworkCall, teacher_problems
 from diffkit.system.module import System
 from diffkit.training.config import TrainConfig
@@ -54,7 +54,7 @@ def find_teacher(system: Trainable, config: TrainConfig, given: System | str | P
     if given is None and wanted == SYSTEM:
         raise OptionError(f"{label} learns from another system; give diffkit.train teacher= a system or its folder")
     found = wanted if given is None else given
-    teacher = found if isinstance(found, System) else load(found)
+    teacher = found if isinstance(found, System) else load_system(found)
     if problems := list(teacher_problems(teacher, system.parts)):
         raise OptionError("\n  ".join([f"the teacher of {label} does not fit:", *problems]))
     own = copy.deepcopy(teacher.network)  # the system in training may have this very network

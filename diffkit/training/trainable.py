@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import torch
@@ -34,7 +33,7 @@ class Trainable(Protocol):
         """Return what is trained: the network, or a `diffkit.system.learned.Trained` with more modules."""
 
     @property
-    def frozen(self) -> Mapping[str, nn.Module]:
+    def frozen(self) -> nn.ModuleDict:
         """Return the modules of parts, by kind, that are saved with it and not trained."""
 
     @property
@@ -64,6 +63,7 @@ class Trainable(Protocol):
         decoder_rows: int | None = None,
         level_to: Tensor | None = None,
         estimates: Tensor | None = None,
+        encoded: bool = False,
         **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return "loss" and metrics, each (B,), given all randomness; see `System.loss_terms`."""

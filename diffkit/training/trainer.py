@@ -17,6 +17,7 @@ from diffkit.data.base import Batch, scale_images
 from diffkit.errors import DivergedError
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
+from diffkit.system.codec import to_latents
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.draws import Draws, seeded_draws, training_loss
@@ -24,7 +25,8 @@ from diffkit.system.learned import Trained
 from diffkit.system.loss_network import NetworkCall
 from diffkit.system.module import System
 from diffkit.system.randomness import Purpose, key
-from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
+from diffkit.system.settings import bins_of
+from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored, with_noisy_low_res
 from diffkit.training.buffers import Buffers
 from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
@@ -35,7 +37,6 @@ from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.optimizer_state import OptimizerState
 from diffkit.training.precision import in_precision
-from diffkit.training.preflight import bins_of
 from diffkit.training.state_check import check_checkpoint_state
 from diffkit.training.teacher import RunningMean, is_running_mean, network_loss, teacher_call
 from diffkit.training.trainable import Trainable
@@ -69,7 +70,7 @@ class Trainer:
         engine: Engine,
         teacher: System | None = None,
     ):
-        self.config, self.engine, self.bins = config, engine, bins_of(system)
+        self.config, self.engine, self.bins = config, engine, bins_of(system.settings)
         self.null = {name: mapped(self._moved, value) for name, value in (system.parts.null_conditions or {}).items()}
         loss = network_loss(system)
         wants_mean = loss is not None and is_running_mean(loss.teacher)
@@ -103,8 +104,9 @@ class Trainer:
             averaged = system.with_network(copied).network
             assert averaged is not None, "it is a copy of one"
             self.teacher = teacher_call(averaged, system, config, engine.device)
-        terms = self.system.loss_terms
-        self.loss_terms = terms if self.teacher is None else partial(terms, teacher=self.teacher)
+        more: dict[str, Any] = {} if self.teacher is None else {"teacher": self.teacher}
+        more |= {} if system.parts.codec is None else {"encoded": True}
+        self.loss_terms = partial(self.system.loss_terms, **more) if more else self.system.loss_terms
         self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = MetricsWindow()
@@ -150,13 +152,18 @@ class Trainer:
         self._finish(batch, draws, terms)
 
     def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Any]]:
-        """Return images and conditions for the network; the first example is number ``start`` of the whole batch."""
+        """Return latents and conditions for the network; the first example is number ``start`` of the whole batch."""
         config, seed, step = self.config, self.config.seed, self.step
         x = scale_images(self._moved(batch.images), self.bins)
         conditions = {name: mapped(self._moved, value) for name, value in batch.conditions.items()}
         if config.label_dropout > 0:
             conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
-        return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
+        if config.flip > 0:
+            x, conditions = mirrored(x, conditions, config.flip, seed, step, start)
+        if config.low_res_noise > 0:
+            level = self.system.parts.reads_low_res_level
+            conditions = with_noisy_low_res(conditions, config.low_res_noise, seed, step, len(x), start, level=level)
+        return to_latents(self.system.parts, x), conditions
 
     def _coupled(
         self, x: Tensor, draws: Draws, conditions: dict[str, Any], rows: slice

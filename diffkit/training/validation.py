@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,13 +16,15 @@ from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
 from diffkit.protocols import Model, PairSampler
 from diffkit.runtime.eval_mode import eval_mode
+from diffkit.system.codec import to_latents
 from diffkit.system.conditions import mapped
 from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
+from diffkit.system.settings import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine
 from diffkit.training.metrics import MetricsWindow, quartile_sums
-from diffkit.training.preflight import AcceptedLabels, batch_problems, bins_of, check_training
+from diffkit.training.preflight import AcceptedLabels, batch_problems, check_training
 from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
@@ -113,7 +116,8 @@ class _ValidationPass:
     def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
         self.system, self.data, self.model, self.engine, self.seed = system, data, model, engine, seed
         self.classes = AcceptedLabels.of(system.parts)
-        self.loss_terms = system.loss_terms
+        own = system.loss_terms
+        self.loss_terms = own if system.parts.codec is None else partial(own, encoded=True)
 
     def means(self, batch_size: int) -> dict[str, float | None]:
         """Return the means over the data, from ``batch_size`` examples at a time."""
@@ -160,9 +164,10 @@ class _ValidationPass:
         if problem is not None:
             raise DataError(problem)
         device = self.engine.device
-        noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
+        noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.parts.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
-        x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
+        x = to_latents(self.system.parts, scale_images(batch.images.to(device), bins_of(self.system.settings)))
+        here = level[mine.start : mine.start + count]
         coupling = self.system.settings.coupling
         if coupling is not None and coupling.scope == "row":
             generator = torch.Generator().manual_seed(key(self.seed, Purpose.COUPLING, first) >> 1)

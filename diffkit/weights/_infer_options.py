@@ -104,6 +104,7 @@ def _infer_unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
         "num_res_blocks": plan.depth,
         "channel_mult": tuple(_channel_multiple(width, channels) for width in widths),
         "scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+        **_context_option(shapes),
     }
     if plan.boundary:
         options["resblock_updown"] = plan.boundary == "res"
@@ -199,6 +200,12 @@ def _classifier_head(shapes: Shapes) -> tuple[dict[str, Any], int]:
     return {"pool": "spatial"}, shapes["out.2.weight"][0]
 
 
+def _context_option(shapes: Shapes) -> dict[str, int]:
+    """Return the width of the context, as an option, if the network reads one."""
+    widths = [shape[1] for name, shape in shapes.items() if name.endswith(".cross.kv.weight")]
+    return {"context": widths[0]} if widths else {}
+
+
 def _shape_from_positions(shapes: Shapes, channels: int, axes: int, levels: int) -> tuple[int, ...] | None:
     """Return the shape of an example, as a square, from the positions of an attention head; None unless two axes."""
     table = shapes.get("out.2.positional_embedding")
@@ -229,6 +236,7 @@ def _infer_dit(shapes: Shapes) -> InferredOptions:
         "depth": 1 + max(_indices(shapes, "blocks")),
         "hidden": hidden,
         "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / hidden,
+        **_context_option(shapes),
     }
     return InferredOptions(
         family="dit",

@@ -83,7 +83,7 @@ def test_lines_are_cut_to_the_width_of_a_terminal(command: Command, monkeypatch:
 
 def test_published_configurations_are_listed(command: Command):
     found = command("list", "presets").out.splitlines()
-    assert [line.split()[0] for line in found] == ["presets", *names()]
+    assert [line.split()[0] for line in found] == ["presets", *names(), "adm/imagenet64-256", "adm/imagenet128-512"]
     assert command("list").out.splitlines()[-len(found) :] == found
 
 

@@ -28,6 +28,7 @@ FILES = {
 }
 FOLDERS = {
     "average": [("SYSTEM",), {"--out": "averaged"}],
+    "cascade": [("SYSTEM", "SYSTEM"), {"--out": "cascaded"}],
     "edit": [("SYSTEM", "PICTURES"), {"--out": "drawn"}],
     "import": [("weights.pt",), {"--to": "system"}],
     "inpaint": [("SYSTEM", "PICTURES", "--mask", "mask.png"), {"--out": "drawn"}],

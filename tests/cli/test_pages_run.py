@@ -93,6 +93,7 @@ PAGES = {
             "--steps 20": "--steps 2",
         }
     ),
+    "learn/cascades": Page({"--steps 1500 --batch-size 64": "--steps 1 --batch-size 4", "-n 40": "-n 4"}),
     "learn/your-own-part": Page(
         {
             "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",

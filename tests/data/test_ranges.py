@@ -19,9 +19,9 @@ from diffkit.errors import DataError
     [
         (255, 0, "0..255", "store images as uint8, or scale them by x / 127.5 - 1"),
         (1, 0, "0..1", "scale them by 2 * x - 1"),
-        (300, 0, "0..300", "store images as uint8, or scale the values"),
-        (40, -20, "-20..20", "store images as uint8, or scale the values"),
-        (0.02, -0.01, "-0.01..0.01", "store images as uint8, or scale the values"),
+        (300, 0, "0..300", "store images as uint8, or scale the values, such as by codec 'standardize'"),
+        (40, -20, "-20..20", "store images as uint8, or scale the values, such as by codec 'standardize'"),
+        (0.02, -0.01, "-0.01..0.01", "store images as uint8, or scale the values, such as by codec 'standardize'"),
     ],
 )
 def test_values_that_no_network_expects(scale, shift, words, remedy):
@@ -39,6 +39,12 @@ def test_the_remedy_leads_to_values_that_are_expected(scale, remedy):
     with pytest.raises(DataError, match=re.escape("must lie in [-1, 1], got values in [0, ")):
         from_array(x, bins=256)
     assert from_array(eval(remedy, {"x": x}), bins=256).bins == 256
+
+
+def test_values_far_from_zero():
+    x = 3 + np.linspace(-4, 4, 900).reshape(100, 1, 9) / 3
+    assert range_of(from_array(x)).remark is not None
+    assert range_of(from_array(x - 2)).remark is None
 
 
 def test_values_of_about_unit_size():

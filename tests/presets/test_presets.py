@@ -52,6 +52,19 @@ def test_all_published_networks_have_a_preset():
     assert len(presets.names()) == 36
 
 
+@pytest.mark.parametrize("name", ["adm/imagenet64-256", "adm/imagenet128-512"])
+def test_published_pipelines_are_cascades(name):
+    """Each stage has the size of the one before, by its name, and the systems chain, on the meta device."""
+    found = presets.cascade(name)
+    systems = [stage.compose(device="meta") for stage in found.stages]
+    cascade = diffkit.Cascade(systems, noise=found.noise)
+    small, large = (int(size) for size in name.removeprefix("adm/imagenet").split("-"))
+    assert [system.data_shape for system in cascade.systems] == [(3, small, small), (3, large, large)]
+    assert [system.settings.sampling for system in cascade.systems] == [{"steps": 250}] * 2
+    with pytest.raises(UnknownComponentError, match="no cascade named 'adm/imagenet64-255'; did you mean"):
+        presets.cascade("adm/imagenet64-255")
+
+
 @pytest.mark.parametrize("name", some_by_default(presets.names(), 2))
 def test_network_is_the_published_one(name):
     preset, published = diffkit.preset(name), PUBLISHED[name]

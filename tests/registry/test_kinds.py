@@ -81,7 +81,7 @@ SOURCES = {
 OPTIONS = {
     "schedule": {"rate": 8.0}, "mean": {}, "var": {"share": 0.25}, "loss": {"c": 2.0}, "timesteps": {"power": 2.0},
     "sampler": {}, "backbone": {"hidden": 8}, "guidance": {"scale": 0.25}, "spacing": {"count": 3},
-    "decoder": {"scale": 0.25}, "coupling": {"reverse": True},
+    "decoder": {"scale": 0.25}, "coupling": {"reverse": True}, "codec": {"scale": 2.0},
     "data": {"examples": 12}, "optimizer": {"momentum": 0.5}, "lr_schedule": {"power": 3.0},
 }  # fmt: skip
 """Options of the parts; those without a source above are as ``diffkit new-plugin`` writes them."""
@@ -260,6 +260,25 @@ def test_a_coupling_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys:
     small = ("--schedule", "cosine", "--backbone", "mlp", "--data-shape", "1,4,4", "--num-steps", 12)
     explained = command(capsys, "explain", "--coupling", "acme", "--coupling.reverse", "--sampler", "ddim", *small)
     assert "coupling acme (reverse=True) [acme-coupling 2.1]" in " ".join(explained.split())
+
+
+@pytest.mark.parametrize("kind", ["codec"], indirect=True)
+def test_a_codec_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part, x = registry(kind).create("acme", scale=2.0), torch.linspace(-50, 50, 32).view(2, 1, 4, 4)
+    for slot in (("acme", {"scale": 2.0}), {"name": "acme-codec:acme", "scale": 2}, part):
+        system = diffkit.compose(codec=slot, mean="x_start", **SMALL)
+        assert system.settings.codec == system.parts.codec == part and system(x)["loss"].shape == (2,)
+    again = diffkit.load(system.save(tmp_path / "system"))
+    assert again.spec() == system.spec() and again.settings.codec == part and again.bins is None
+    assert diffkit.recompose(again, codec="identity").settings.codec is None
+    words = ["sample", tmp_path / "system", "-n", 2, "--steps", 3, "--format", "npz", "--out", tmp_path / "samples"]
+    command(capsys, *words)
+    drawn = np.moveaxis(shown(tmp_path / "samples"), -1, 1)
+    latents = diffkit.recompose(again, codec=None, bins=None).sample(2, steps=3, seed=0, progress=False)
+    assert np.allclose(drawn, 2 * latents.sinh().numpy(), rtol=1e-4)
+    small = ("--schedule", "cosine", "--backbone", "mlp", "--data-shape", "1,4,4", "--num-steps", 12, "--bins", "none")
+    explained = command(capsys, "explain", "--codec", "acme", "--codec.scale", 2, *small)
+    assert "codec acme (scale=2.0) [acme-codec 2.1]" in " ".join(explained.split())
 
 
 @pytest.mark.parametrize("kind", ["spacing"], indirect=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,7 +87,7 @@ def test_a_spec_without_defaults_is_as_before():
 @pytest.mark.parametrize(
     ("sampling", "text"),
     [
-        ({"stesp": 4}, "sampling has no option 'stesp'; did you mean 'steps'? (known: steps, guidance, clip)"),
+        ({"stesp": 4}, "sampling has no option 'stesp'; did you mean 'steps'? (known: steps, guidance, clip, final)"),
         (
             {"sampler": "ddim"},
             "sampling has no option 'sampler'; it is a part: compose(sampler=('ddim', {'eta': 0.5}))",
@@ -158,3 +159,34 @@ def test_guidance_by_name_is_a_default():
 def test_two_guidances_are_not_one_with_options(guidance):
     found = system_of(sampling={"guidance": guidance}).settings.sampling["guidance"]
     assert [one["name"] for one in found] == ["static_threshold", "dynamic_threshold"]
+
+
+@pytest.mark.parametrize("steps", [5, [1, 40, 80], "karras4:exact", ("sigmas", {"values": [8.0, 2.0, 0.5]})], ids=str)
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "dpmpp_sde"])
+def test_final_sigma_min_ends_before_the_step_to_clean_data(sampler, steps):
+    def network(x, time):
+        return 0.3 * x + 1e-3 * time.view(-1, 1, 1, 1)
+
+    system = diffkit.compose(backbone=None, data_shape=(1, 2, 2), num_steps=100, sampler=sampler)
+    table = system.table_for(steps)
+    values = np.append(np.exp(-table.log_snr[1:] / 2), np.exp(-system.table.log_snr[1] / 2))
+    whole = ("sigmas", {"values": sorted({round(value, 12) for value in values.tolist()})})
+    if steps == [1, 40, 80] or steps == 5:
+        whole = steps
+    *_, before, _ = system.trajectory(2, steps=whole, seed=0, model=network)
+    found = system.sample(2, steps=steps, seed=0, model=network, final="sigma_min", progress=False)
+    torch.testing.assert_close(found, before.x, rtol=1e-5, atol=1e-5)
+    own = diffkit.recompose(system, sampling={"steps": steps, "final": "sigma_min"})
+    assert torch.equal(found, own.sample(2, seed=0, model=network, progress=False))
+
+
+def test_final_is_refused_where_no_step_ends_at_level_1():
+    system = diffkit.compose(backbone=None, data_shape=(1, 2, 2), num_steps=100)
+    network = {"model": lambda x, time: x, "progress": False}
+    for call, message in (
+        (lambda: system.sample(1, steps=[1], final="sigma_min", **network), "has no step that ends at level 1"),
+        (lambda: system.sample(1, final="end", **network), "final must be 'zero' or 'sigma_min', got 'end'"),
+        (lambda: system.encode(torch.zeros(1, 1, 2, 2), final="sigma_min", **network), "final"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            call()

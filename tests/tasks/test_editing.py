@@ -45,6 +45,13 @@ def test_the_levels_below_are_the_spacings_and_the_top_is_met_exactly():
     image_to_image(system, torch.zeros(1, 3), level=620, **how)  # 601 is nearer than half a step
     assert seen == [619.0, 500.0, 400.0, 300.0, 200.0, 100.0, 0.0]
     seen.clear()
+    how["steps"] = "trailing10"  # level 0 is a level below, too: 101, 100, 0 would take a step of one level
+    image_to_image(system, torch.zeros(1, 3), level=101, **how)
+    assert seen == [100.0]
+    seen.clear()
+    image_to_image(system, torch.zeros(1, 3), level=160, **how)
+    assert seen == [159.0, 99.0]
+    seen.clear()
     image_to_image(system, torch.zeros(1, 3), level=5, model=model, sampler="ddim", progress=False)  # every level
     assert seen == [4.0, 3.0, 2.0, 1.0, 0.0]
 

@@ -11,12 +11,13 @@ from gaussian_support import FullGaussian, system_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import StaticThreshold
 from diffkit.registry import registry
 from diffkit.tasks import inpaint
 from diffkit.tasks.inpainting import add_noise, repaint_moves
-from diffkit.testing.oracles import network_of
+from diffkit.testing.oracles import GaussianOracle, network_of
 
 COUPLED = FullGaussian(torch.zeros(2).double(), torch.tensor([[0.25, 0.24], [0.24, 0.25]]).double())
 KNOWN = torch.tensor([1.0, 0.0])
@@ -207,6 +208,38 @@ def test_every_shape_of_a_mask(shape):
     assert torch.equal(got, torch.ones(5, 2, 3, 4))
 
 
+def test_a_soft_mask_is_a_strength_for_each_value():
+    """Values are those of the noised image down to the level of their strength, and free below."""
+    system, oracle, seen = system_for((4,), num_steps=20), GaussianOracle(0.2, 0.5), []
+    network = network_of(oracle, system)
+
+    def model(x, time):
+        seen.append(x.clone())
+        return network(x, time)
+
+    image, known = torch.tensor([0.9, -0.8, 0.3, 0.5]), torch.tensor([1.0, 0.75, 0.4, 0.0])
+    found = inpaint(system, image, known, n=2, sampler="ddim", resample=1, seed=3, model=model, progress=False)
+    free = inpaint(
+        system, image, torch.zeros(4), n=2, sampler="ddim", resample=1, seed=3, model=network, progress=False
+    )
+    torch.testing.assert_close(found[:, 3], free[:, 3])
+    assert torch.equal(found[:, 0], image[[0, 0]])
+    noise_fn = diffkit.system.randomness.noise_for(3, range(2), (4,), torch.device("cpu"))
+    noise = [noise_fn() for _ in range(20)]  # of level 20, then of each level that a step goes to
+    for column, level in ((1, 5), (2, 12)):
+        alpha, sigma = float(system.table.alpha[level]), float(system.table.sigma[level])
+        noised = alpha * image + sigma * noise[20 - level]
+        torch.testing.assert_close(seen[20 - level][:, column], noised[:, column])
+        flown = sampled_from(system, network, noised, level)
+        torch.testing.assert_close(found[:, column], flown[:, column], rtol=1e-4, atol=1e-5)
+
+
+def sampled_from(system, network, x, level):
+    """Data at a level, sampled down to level 0 by ddim."""
+    table = system.table_for(list(range(1, level + 1)))
+    return system.sample_from(network, x, None, table, sampler="ddim")
+
+
 IMAGE = torch.zeros(3, 2, 3, 4)
 MASK = torch.ones(3, 4)
 BAD = [
@@ -214,7 +247,8 @@ BAD = [
         dict(known=torch.ones(4, 3)),
         "the mask must have shape (3, 4), (2, 3, 4), (3, 1, 3, 4) or (3, 2, 3, 4), got (4, 3)",
     ),
-    (dict(known=torch.full((3, 4), 0.5)), "the mask must hold only 0 (to be made) and 1 (known)"),
+    (dict(known=torch.full((3, 4), 1.5)), "the mask must hold numbers from 0 (to be made) to 1 (known)"),
+    (dict(known=torch.full((3, 4), float("nan"))), "the mask must hold numbers from 0 (to be made) to 1 (known)"),
     (dict(known="left"), "the mask must be a tensor or a NumPy array of numbers, got str"),
     (dict(image=torch.zeros(3, 1, 3, 4)), "image must have shape (2, 3, 4) or (n, 2, 3, 4), got (3, 1, 3, 4)"),
     (dict(image=[0]), "image must be a tensor or a NumPy array of numbers, got list"),

@@ -55,6 +55,8 @@ def worse(x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 MEASURED: dict[str, Any] = {"operator": lambda x: 2 * half(x), "noise_std": 0.5}
 
+ENDS: dict[str, Any] = {"sigma_min": 0.3, "sigma_max": 5.0}
+
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("hook", "previews"): [{"every": 2, "count": 2, "steps": 2}, {"every": 3, "count": 1, "steps": 1}],
     ("hook", "time_budget"): [{}, {"seconds": "1h"}],
@@ -64,6 +66,12 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("hook", "gradient_norms"): [{}, {"patterns": ("*.bias", "*")}, {"depth": 1}],
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
+    ("codec", "standardize"): [
+        {},
+        {"per": "whole"},
+        {"mean": 0.5, "std": (0.5,)},
+        {"mean": (5, 6, 7), "std": (1, 2, 3)},
+    ],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     # measured errors belong to their model, so any but zero differ from what a table alone says
@@ -74,11 +82,41 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"history": 3, "uniform_prob": 0.1},
         {"history": 1, "uniform_prob": 1.0},
     ],
-    ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3}],
-    ("sampler", "churn"): [{}, {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0}, {"s_noise": 1.007}],
+    ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3, "clipped_eps": False}],
+    ("sampler", "churn"): [
+        {},
+        {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0, "solver": "dpm2", "lower_order_long": False},
+        {"solver": "euler"},
+        {"s_noise": 1.007},
+    ],
+    ("sampler", "euler_ancestral"): [{}, {"eta": 0.5, "variance": "learned"}, {"s_noise": 1.01}],
+    ("sampler", "dpm2_ancestral"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"lower_order_long": False},
+        {"s_noise": 1.01},
+    ],
+    ("sampler", "dpmpp_2s_ancestral"): [{}, {"eta": 0.5, "r": 0.3, "variance": "learned"}, {"s_noise": 1.01}],
+    ("sampler", "sde_dpmpp_2m"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"solver": "heun", "lower_order_long": False, "lower_order_final": True},
+        {"s_noise": 1.01},
+    ],
+    ("sampler", "sde_dpmpp_3m"): [
+        {},
+        {"eta": 0.5, "variance": "learned"},
+        {"weights": "published", "lower_order_long": False, "lower_order_final": True},
+        {"s_noise": 1.01},
+    ],
     ("sampler", "dpmpp_sde"): [{}, {"eta": 0.5, "r": 0.3}, {"s_noise": 1.01}],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
-    ("sampler", "unipc"): [{}, {"estimates": 1, "variant": "bh1"}, {"estimates": 3}],
+    ("sampler", "unipc"): [
+        {},
+        {"estimates": 1, "variant": "bh1"},
+        {"estimates": 3, "lower_order_long": False},
+        {"lower_order_final": True},
+    ],
     ("backbone", "mlp"): [
         {"hidden": 16, "depth": 1},
         {"hidden": 7, "depth": 2, "num_classes": 3},
@@ -93,13 +131,17 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         | dict(resblock_updown=True, num_head_channels=4, attention_order="new", channel_mult=(1.0, 1.5))
         | dict(times=2, self_condition=True),
         SMALL_UNET | dict(num_classes=3, null_class=True, dropout=0.1, num_heads_upsample=1, num_res_blocks=1),
-        SMALL_UNET | dict(low_res_channels=3, checkpoint=True, attention_resolutions=(), num_res_blocks=1),
+        SMALL_UNET
+        | dict(low_res_channels=3, low_res_level=True, checkpoint=True, attention_resolutions=(), num_res_blocks=1),
+        SMALL_UNET | dict(checkpoint=True, attention_resolutions=(), num_res_blocks=1, context=3),
     ],
     ("backbone", "dit"): [
         SMALL_DIT,
         SMALL_DIT | dict(patch=4, mlp_ratio=2.0, num_classes=3, times=2, self_condition=True),
         SMALL_DIT
-        | dict(size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1),
+        | dict(
+            size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1, context=5
+        ),
     ],
     ("data", "photographs"): [
         {"size": 200},
@@ -109,7 +151,22 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("decoder", "binned"): [{"floor": 0.0}, {"bins": 17, "cdf": "exact"}],
     **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("ddim", "leading", "linspace", "trailing")},
     **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("logsnr", "quad", "time")},
-    ("spacing", "karras"): [{"count": 4}, {"count": 7, "rho": 3.0}],
+    ("spacing", "karras"): [
+        {"count": 4},
+        {"count": 7, "rho": 3.0},
+        {"count": 5, "exact": True},
+        {"count": 3, **ENDS},
+    ],
+    ("spacing", "exponential"): [{"count": 4}, {"count": 7, "rho": 2.0, **ENDS}, {"count": 3, "exact": False}],
+    ("spacing", "beta"): [
+        {"count": 4},
+        {"count": 7, "a": 0.5, "b": 1.5, "measure": "sigma", **ENDS},
+        {"count": 5, "exact": False},
+    ],
+    ("spacing", "sigmas"): [
+        {"values": (3.0, 1.0, 0.3)},
+        {"values": (0.0, 2.0, 1.0), "times": (0.0, 600.0, 400.0), "exact": False},
+    ],
     ("spacing", "sections"): [{"counts": (4,)}, {"counts": (1, 1, 2)}],
     # dampening and nesterov exclude each other
     ("optimizer", "sgd"): [{}, {"momentum": 0.0, "dampening": 0.1}, {"momentum": 0.5, "nesterov": True}],

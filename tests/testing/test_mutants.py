@@ -6,6 +6,7 @@ import pytest
 from lanes import some_by_default
 from mutants import (
     backbones,
+    codecs,
     couplings,
     data,
     decoders,
@@ -13,6 +14,7 @@ from mutants import (
     flow_maps,
     guidance,
     hooks,
+    learned,
     losses_and_timesteps,
     lr_schedules,
     one_step,
@@ -29,6 +31,7 @@ from diffkit.testing import checks_for, report
 
 _FILES = (
     backbones,
+    codecs,
     couplings,
     data,
     decoders,
@@ -36,6 +39,7 @@ _FILES = (
     flow_maps,
     guidance,
     hooks,
+    learned,
     losses_and_timesteps,
     lr_schedules,
     one_step,

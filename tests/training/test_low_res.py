@@ -11,6 +11,7 @@ import torch
 import diffkit
 from diffkit import DataError, OptionError
 from diffkit.data import LowRes, from_array, scale_images
+from diffkit.training.augmentation import with_noisy_low_res
 
 UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "attention_resolutions": (4,)}
 
@@ -114,13 +115,53 @@ def test_network_and_data_must_agree(tmp_path: Path):
         diffkit.train(system(low_res_channels=0), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
     with pytest.raises(DataError, match="the network reads low_res of 2 channels, the data gives 1"):
         diffkit.train(system(low_res_channels=2), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
+    with pytest.raises(DataError, match=r"low_res_noise=0.3 is noise on small images, but the data gives none; leave"):
+        diffkit.train(system(low_res_channels=0), plain, out=tmp_path, steps=1, batch_size=2, low_res_noise=0.3)
     assert not list(tmp_path.iterdir())
 
 
+def test_noise_on_small_images_is_random_by_example_up_to_its_level():
+    given = {"low_res": torch.ones(4000, 1, 2, 2), "y": torch.arange(4000)}
+    found = with_noisy_low_res(given, 0.4, 0, 3, 4000, level=True)
+    level = found["low_res_level"]
+    assert 0 <= level.min() < 0.01 and 0.39 < level.max() < 0.4 and torch.equal(found["y"], given["y"])
+    angle = (level * np.pi / 2).view(-1, 1, 1, 1)
+    noise = (found["low_res"] - angle.cos()) / angle.sin()
+    assert abs(noise.mean()) < 0.04 and abs(noise.std() - 1) < 0.03  # five standard errors
+    assert torch.equal(with_noisy_low_res(given, 0.4, 0, 3, 4000, level=False)["low_res"], found["low_res"])
+    part = {name: value[7:9] for name, value in given.items()}
+    assert torch.equal(with_noisy_low_res(part, 0.4, 0, 3, 2, 7, level=True)["low_res"], found["low_res"][7:9])
+    assert not torch.equal(with_noisy_low_res(given, 0.4, 0, 4, 4000, level=True)["low_res"], found["low_res"])
+
+
+def test_a_network_is_told_the_level_of_the_noise():
+    plain, told = system(), system(low_res_level=True)
+    told.network.load_state_dict(plain.network.state_dict())  # as it has been trained without
+    for parameter in [*plain.network.out.parameters(), *told.network.out.parameters()]:
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    x, level = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.4])
+    at = (torch.tensor([3.0, 3.0]), None, torch.randn(2, 1, 4, 4))
+    assert torch.equal(told.network(x, *at, low_res_level=level), plain.network(x, *at))
+    for parameter in told.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    torch.testing.assert_close(told.network(x, *at), told.network(x, *at, low_res_level=torch.zeros(2)))
+    assert not torch.equal(told.network(x, *at, low_res_level=level), told.network(x, *at))
+    with pytest.raises(OptionError, match="the network reads none; build with low_res_level=True"):
+        plain.network(x, *at, low_res_level=level)
+    with pytest.raises(OptionError, match="low_res_level=True has no effect without low_res_channels; use"):
+        system(low_res_level=True, low_res_channels=0)
+
+
 def test_a_run_resumes_with_the_same_size_only(tmp_path: Path):
+    """And noise on small images is the same after that."""
     plain = images(8, 1, 8, 8)
-    options = dict(out=tmp_path, batch_size=2, progress=False)
-    diffkit.train(system(), LowRes(plain, 4), steps=1, **options)
-    diffkit.train(system(), LowRes(plain, 4), steps=2, **options)
+    options = dict(out=tmp_path, batch_size=2, progress=False, low_res_noise=0.3)
+    diffkit.train(system(low_res_level=True), LowRes(plain, 4), steps=1, **options)
+    parts = diffkit.train(system(low_res_level=True), LowRes(plain, 4), steps=2, **options)
+    whole = diffkit.train(
+        system(low_res_level=True), LowRes(plain, 4), steps=2, **options | {"out": tmp_path / "whole"}
+    )
+    for one, other in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(one, other)
     with pytest.raises(OptionError, match=r"data low_res=\[4, 4\], now \[2, 2\]"):
-        diffkit.train(system(), LowRes(plain, 2), steps=2, **options)
+        diffkit.train(system(low_res_level=True), LowRes(plain, 2), steps=2, **options)

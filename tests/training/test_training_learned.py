@@ -13,6 +13,7 @@ from training_support import content, points, train
 import diffkit
 from diffkit.errors import OptionError
 from diffkit.gaussian import mean_flat, squared_error
+from diffkit.parts.losses.uncertainty import Uncertainty
 from diffkit.protocols import LearnedPart, Loss, NetworkLoss
 from diffkit.registry import registry
 from diffkit.training.estimate import dry_run
@@ -20,65 +21,54 @@ from diffkit.training.estimate import dry_run
 OPTIONS = dict(batch_size=8, steps=8, label_dropout=0.0, save_every=4)
 
 
-class Balance(nn.Module):
-    """The log-variance of the error at a log-SNR."""
-
-    def __init__(self):
-        super().__init__()
-        self.line = nn.Linear(1, 1)
-
-    def forward(self, log_snr: torch.Tensor) -> torch.Tensor:
-        return self.line(log_snr[:, None])[:, 0]
-
-
 @frozen
-class Balanced(LearnedPart, Loss):
-    def build(self, data_shape):
-        return Balance()
+class CalledTwice(LearnedPart, NetworkLoss):
+    """The learned weight, and a loss that calls the network again."""
 
-    def __call__(self, at):
-        u = at.learned(at.level.log_snr.flatten() / 10)
-        return {"loss": mean_flat(squared_error(at.out, at.target)) / u.exp() + u, "u": u}
-
-
-@frozen
-class BalancedTwice(LearnedPart, NetworkLoss):
     teacher = "ema"
 
     def build(self, data_shape):
-        return Balance()
+        return Uncertainty(channels=4).build(data_shape)
 
     def __call__(self, at, network):
-        found = Balanced()(at)
+        found = Uncertainty()(at)
         gap = network.x_start(at.x_t, at.level) - network.teacher(at.x_t, at.level)
         return {"loss": found["loss"] + mean_flat(gap**2)}
 
 
 @frozen
-class Frozen(Balanced):
+class Frozen(LearnedPart, Loss):
+    """A squared error between features of a network that is not trained."""
+
     trained = False
+
+    def build(self, data_shape):
+        return nn.Linear(*data_shape, 3)
+
+    def __call__(self, at):
+        return {"loss": mean_flat(squared_error(at.learned(at.out), at.learned(at.target)))}
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setattr(registry("loss"), "_here", {**registry("loss")._here})
-    for name, part in (("balanced", Balanced), ("balanced_twice", BalancedTwice), ("frozen_balanced", Frozen)):
+    for name, part in (("called_twice", CalledTwice), ("frozen_features", Frozen)):
         registry("loss").register(name)(part)
 
 
-def composed(loss: str = "balanced", seed: int = 0) -> diffkit.System:
+def composed(loss: str = "uncertainty", seed: int = 0) -> diffkit.System:
     torch.manual_seed(seed)
     return diffkit.compose(
         backbone=("mlp", {"hidden": 8, "depth": 1}), data_shape=(2,), bins=None, schedule="cosine", loss=loss
     )
 
 
-def run(out, loss="balanced", seed=0, **options):
+def run(out, loss="uncertainty", seed=0, **options):
     return train(out, system=composed(loss, seed), data=points(), **(OPTIONS | options))
 
 
 @forking
-@pytest.mark.parametrize("loss", ["balanced", pytest.param("balanced_twice", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", ["uncertainty", pytest.param("called_twice", marks=pytest.mark.slow)])
 def test_processes_microbatches_and_resuming_change_no_bit(tmp_path, loss):
     run(tmp_path / "one", loss, microbatch=4)
     forked(2, lambda rank: run(tmp_path / "two", loss, seed=rank, steps=4, strategy="ddp") and None)
@@ -88,7 +78,7 @@ def test_processes_microbatches_and_resuming_change_no_bit(tmp_path, loss):
 
 @pytest.mark.slow
 @forking
-@pytest.mark.parametrize("loss", ["balanced", "balanced_twice"])
+@pytest.mark.parametrize("loss", ["uncertainty", "called_twice"])
 def test_shards_resume_to_the_bit_and_add_up_in_another_order(tmp_path, loss):
     run(tmp_path / "one", loss)
     for steps in (4, 8):
@@ -100,27 +90,27 @@ def test_shards_resume_to_the_bit_and_add_up_in_another_order(tmp_path, loss):
 
 def test_they_have_a_group_of_their_own_and_are_averaged(tmp_path):
     found = run(tmp_path / "a", ema=(0.5,), param_groups=({"pattern": "learned.*", "lr": 0.0},), val=points())
-    assert torch.equal(found.learned["loss"].line.weight, composed().learned["loss"].line.weight)
+    assert torch.equal(found.learned["loss"].weight, composed().learned["loss"].weight)
     run(tmp_path / "b", ema=(0.5,))
-    after, name = state(tmp_path / "b"), "learned.loss.line.weight"
+    after, name = state(tmp_path / "b"), "learned.loss.weight"
     files = {key.partition("/")[0]: value for key, value in after.items() if key.endswith(name)}
     assert {"model", "ema_0.5", "optimizer"} <= files.keys()
     assert not torch.equal(files["model"], files["ema_0.5"])
-    assert torch.equal(diffkit.load(tmp_path / "b").learned["loss"].line.weight, files["ema_0.5"])
+    assert torch.equal(diffkit.load(tmp_path / "b").learned["loss"].weight, files["ema_0.5"])
     assert dry_run(composed(), points(), batch_size=8, steps=8, progress=False).parameters == sum(
         p.numel() for p in found.trained.parameters()
     )
 
 
 def test_a_frozen_module_is_written_once_and_has_to_be_the_same(tmp_path):
-    first = run(tmp_path / "a", "frozen_balanced", steps=4)
-    kept = first.frozen["loss"].line.weight
-    assert torch.equal(kept, composed("frozen_balanced").frozen["loss"].line.weight)
-    assert not any("line" in name for name in state(tmp_path / "a"))
+    first = run(tmp_path / "a", "frozen_features", steps=4)
+    kept = first.frozen["loss"].weight
+    assert torch.equal(kept, composed("frozen_features").frozen["loss"].weight)
+    assert not any("learned" in name or "loss.weight" in name for name in state(tmp_path / "a"))
     (tmp_path / "a" / "loss.safetensors").unlink()
-    run(tmp_path / "a", "frozen_balanced")
-    assert torch.equal(diffkit.load(tmp_path / "a").frozen["loss"].line.weight, kept)
-    run(tmp_path / "whole", "frozen_balanced")
+    run(tmp_path / "a", "frozen_features")
+    assert torch.equal(diffkit.load(tmp_path / "a").frozen["loss"].weight, kept)
+    run(tmp_path / "whole", "frozen_features")
     assert content(tmp_path / "a") == content(tmp_path / "whole")
     with pytest.raises(OptionError, match="weights of the loss '"):
-        run(tmp_path / "a", "frozen_balanced", seed=1, steps=9)
+        run(tmp_path / "a", "frozen_features", seed=1, steps=9)

@@ -1,5 +1,8 @@
 """Make the missing part of pictures: where the mask is white the picture is kept, where it is black it is generated.
 
+Where the mask is grey the picture is changed, the more the darker it is: a share s of black is --strength s of diffkit
+edit there.
+
 Pictures are a file or a folder, resized and cropped as for training; the mask is one picture of just the size the
 system makes. The overview, OUT_grid.png, has a row for each: the picture, the mask, then the results.
 """
@@ -24,7 +27,7 @@ class Options(Drawing):
     """Options of ``diffkit inpaint``.
 
     Attributes:
-        mask: A picture in black (to generate) and white (known), for all pictures.
+        mask: A picture in black (to generate) and white (known), or grey (to change), for all pictures.
         resample: How often each stretch is sampled (RePaint); 1 only replaces the known part.
         jump: Length of a stretch, in levels.
     """
@@ -52,12 +55,12 @@ def run(parsed: ParsedOptions) -> None:
     task = PictureTask.of(options, parsed)
     pictures = read_pictures(options.pictures, task.shape)
     known = _read_mask(options.mask, task.shape)
-    beside = (known.float() * 2 - 1).expand(task.shape)
+    beside = (known * 2 - 1).expand(task.shape)
     task.draw(inpaint, options, pictures, known, beside=beside, resample=options.resample, jump=options.jump)
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Return a mask, bool (H, W), True where it is white."""
+    """Return a mask, (H, W), from 0 where it is black to 1 where it is white."""
     import torch
 
     from diffkit.cli.shared.tasks import check_size
@@ -68,9 +71,6 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     size = (shape[1], shape[2])
     check_size(f"--mask {path}", path, size)
     values = torch.tensor(read_image(path, Form(size=size, channels=1)))[0]
-    between = (values > 0) & (values < 255)
-    if between.any():
-        raise OptionError(f"--mask {path} has grey pixels, such as {int(values[between][0])}; use 0 and 255 only")
-    if not (values == 0).any():
+    if (values == 255).all():
         raise OptionError(f"--mask {path} is white all over, so there is nothing to make; paint it black there")
-    return values == 255
+    return values / 255

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 from attrs import field, frozen
 
@@ -23,9 +24,12 @@ class Options(PictureOptions):
 
     Attributes:
         pictures: A picture, or a folder of them.
+        time_of: Which level's time the network gets in a step up, that where it starts or that which it goes to (as
+            other libraries do, with --sampler ddim).
     """
 
     pictures: Path = field(metadata=POSITIONAL)
+    time_of: Literal["start", "end"] = "start"
     out: Path = Path("inverted")
 
 
@@ -49,7 +53,7 @@ def run(parsed: ParsedOptions) -> None:
     options = parsed.make(Options)
     task = PictureTask.of(options, parsed)
     pictures = read_pictures(options.pictures, task.shape)
-    found = task.call(invert, pictures.images, count=len(pictures.images))
+    found = task.call(invert, pictures.images, count=len(pictures.images), time_of=options.time_of)
     back, errors = found.reconstruction.cpu(), found.error.cpu()
     shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
     latents, content = options.out / "latents.npz", io.BytesIO()

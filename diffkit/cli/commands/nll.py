@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from diffkit.data.base import Data
     from diffkit.evaluation.saved import Saved
+    from diffkit.likelihood.continuous import ContinuousBound
     from diffkit.likelihood.ode import OdeLikelihood
     from diffkit.likelihood.scores import Scores
     from diffkit.runtime.distributed import Ranks
@@ -58,6 +59,9 @@ class Options:
         levels_per_example: Visit only so many of them for each example: an unbiased estimate, with its error. All by
             default.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default, and not for the flow ODE.
+        continuous: Estimate the bound in continuous time instead, the limit of many levels, with its error; needs a
+            continuous schedule.
+        times_per_example: Of that bound; 32 by default.
         ode: Solve the flow ODE instead: exact likelihood, for data on bins under uniform dequantization.
         probes: Of the flow ODE's divergence; 0 computes it exactly, with a backward pass for each dimension.
         dequantize: How the flow ODE treats data on bins; by default uniform, or none where data is continuous.
@@ -79,6 +83,8 @@ class Options:
     steps: int | str | tuple[int, ...] | None = None
     levels_per_example: int | None = integer(None, optional=True, ge=1)
     clip: bool | None = None
+    continuous: bool = False
+    times_per_example: int | None = integer(None, optional=True, ge=2)
     ode: bool = False
     probes: int = integer(1, ge=0)
     dequantize: Literal["uniform", "decoder", "none"] | None = None
@@ -112,7 +118,8 @@ def run(parsed: ParsedOptions) -> None:
 
     options = parsed.make(Options)
     if options.out is None:
-        options = attrs.evolve(options, out=in_run_folder(options.run, "ode.npz" if options.ode else "nll.npz"))
+        name = "ode.npz" if options.ode else "continuous.npz" if options.continuous else "nll.npz"
+        options = attrs.evolve(options, out=in_run_folder(options.run, name))
     _check(options, parsed)
     read_spec(options.run / SPEC)  # a missing run is found before images are read
     data = opened(parsed)
@@ -141,21 +148,26 @@ def run(parsed: ParsedOptions) -> None:
 
 def _score(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     """Compute the scores, print them and write the files."""
-    from diffkit.evaluation.scoring import ode_data, score_data
+    from diffkit.evaluation.scoring import continuous_data, ode_data, score_data
     from diffkit.runtime.publishing import together
 
     shared: dict[str, Any] = {"index": index, "labels": saved.num_classes is not None, "seed": options.seed}
     shared |= {"batch_size": options.batch_size, "ranks": among, "progress": True}
-    if not options.ode:
+    if not (options.ode or options.continuous):
         begun = options.out is not None and _parts(options.out).exists()
         among.rank_zero(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
     with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
         if options.ode:
             flow = ode_data(saved.system, data, keep=keep, **shared, **_of_flow(options))
             among.rank_zero(lambda: _write_flow(flow, options, index))
+            among.rank_zero(lambda: _show_nats(saved, flow.nats.detach().cpu().numpy()))
+        elif options.continuous:
+            bound = continuous_data(saved.system, data, keep=keep, **shared, **_of_continuous(options))
+            among.rank_zero(lambda: _write_continuous(bound, options))
         else:
             scores = score_data(saved.system, data, keep=keep, **shared, **_of_bound(options))
             among.rank_zero(lambda: _write_bound(scores, options))
+            among.rank_zero(lambda: _show_nats(saved, scores.nats))
 
 
 def _of_bound(options: Options) -> dict[str, Any]:
@@ -173,6 +185,19 @@ def _of_flow(options: Options) -> dict[str, Any]:
         "atol": options.tolerance,
         "clip": bool(options.clip),
     }
+
+
+def _of_continuous(options: Options) -> dict[str, Any]:
+    """Options of `diffkit.likelihood.continuous_bound`."""
+    named = {name: getattr(options, name) for name in ("times_per_example", "rows_per_call", "clip")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _write_continuous(bound: ContinuousBound, options: Options) -> None:
+    show(bound)
+    _warn_of_what_is_not_finite(bound.total)
+    if options.out is not None:
+        bound.save(options.out)
 
 
 def _write_bound(scores: Scores, options: Options) -> None:
@@ -194,6 +219,13 @@ def _write_flow(flow: OdeLikelihood, options: Options, index: NDArray[np.int64])
     if options.out is not None:
         arrays = {name: getattr(flow, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
         save_npz(options.out, **arrays, index=index, meaning=flow.meaning)
+
+
+def _show_nats(saved: Saved, nats: NDArray[Any]) -> None:
+    """Print the result in nats too, where data is continuous and has a density."""
+    if saved.bins is None:
+        error = f" +- {nats.std(ddof=1) / len(nats) ** 0.5:.4f}" if len(nats) > 1 else ""
+        show(f"{nats.mean():.4f}{error} nats per example, minus the log-density in the units of the data")
 
 
 def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
@@ -261,6 +293,11 @@ def _check(options: Options, parsed: ParsedOptions) -> None:
         plots.check_plot_path(options.plot)
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
+    if options.continuous:
+        text = "--continuous estimates a bound without levels; leave out {}"
+        parsed.refuse(text, "steps", "levels_per_example", "published", "plot", "ode")
+    else:
+        parsed.refuse("{} is for the bound in continuous time; add --continuous, or leave it out", "times_per_example")
     if options.ode:
         levels = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
         parsed.refuse("--ode solves the flow, which has no levels; leave out {}", *levels)

@@ -4,7 +4,8 @@ Samples are written as they are made, so any number of them takes the same memor
 command resumes, and the files are the same as without it. Processes share the work under torchrun, with the same
 files again: torchrun --nproc-per-node 8 -m -- diffkit sample RUN -n 50000
 
-A system trained with --low-res enlarges the pictures of --low-res, in their order.
+A system trained with --low-res enlarges the pictures of --low-res, in their order. Of a cascade (diffkit cascade) every
+stage takes --sampler and --steps, the base alone the other options of sampling; by default each has its own.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Options:
         each: Samples for each of these pictures; they are consecutive.
         steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
+        final: Where sampling ends: zero is clean data, sigma_min level 1; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
         precision: Precision of the network, and of nothing else.
@@ -73,6 +75,7 @@ class Options:
     each: int = integer(1, ge=1)
     steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
+    final: Literal["zero", "sigma_min"] | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = integer(64, ge=1)
     precision: Precision = "fp32"
@@ -94,7 +97,7 @@ def run(parsed: ParsedOptions) -> None:
     """Draw the samples and write them."""
     from diffkit.cli.shared.device import device_of_rank, warn_of_emulation
     from diffkit.evaluation.folder_sampling import check_formats, draw_into, sample_folder
-    from diffkit.evaluation.saved import load
+    from diffkit.evaluation.saved import load_samplable
     from diffkit.runtime.distributed import join_ranks
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
@@ -104,7 +107,7 @@ def run(parsed: ParsedOptions) -> None:
         raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
     check_folder("--out", options.out)
     with join_ranks() as among:
-        saved = load(options.run, device_of_rank(options.device))
+        saved = load_samplable(options.run, device_of_rank(options.device))
         sampling = planned(saved, options, parsed)
         last = int(sampling.job(sampling.batches[0]).table.index[-1])
         how: dict[str, Any] = {"overwrite": options.overwrite, "precision": options.precision, "ranks": among}
@@ -136,7 +139,7 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     sampling_options = {
         "sampler": parsed.parts.get("sampler"),
         "compile": options.compile or False,
-        **chosen(steps=options.steps, clip=options.clip),
+        **chosen(steps=options.steps, clip=options.clip, final=options.final),
         **with_guidance(parsed, guidance),
     }
     if small is not None and saved.num_classes is not None and not options.classes:

@@ -51,7 +51,7 @@ def run(parsed: ParsedOptions) -> None:
         raise OptionError("there is no network to size; choose one with --backbone")
     report = size_report(
         system.parts.backbone,
-        system.data_shape,
+        system.parts.data_shape,
         system.parts.out_channels,
         batch_size=options.batch_size,
         memory_gb=options.memory_gb,

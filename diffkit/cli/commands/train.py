@@ -14,6 +14,7 @@ from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
+from diffkit.cli.shared.codec import lacks_options, measured_codec
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
@@ -64,6 +65,9 @@ def run(parsed: ParsedOptions) -> None:
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data, is_glance = first_look(parsed, options.low_res)
     composition = composed(parsed, data, config)
+    if lacks_options(composition.get("codec")):
+        data, is_glance = opened(parsed, low_res=options.low_res) if is_glance else data, False
+        composition["codec"] = measured_codec(composition["codec"], data, options.out)
 
     import torch
 
@@ -78,8 +82,8 @@ def run(parsed: ParsedOptions) -> None:
     if system.trained is not None:
         check_optimizer(system.trained, config)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
-    parts = ", ".join([f"{kind} {name}" for kind, name in system.parts.names.items()])
-    say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {parts}")
+    named = ", ".join([f"{kind} {name}" for kind, name in system.parts.names.items()])
+    say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {named}")
     if remark := _unused_classes(system, data):
         say(remark)
     if init is not None and not completed_updates(options.out):
@@ -90,7 +94,8 @@ def run(parsed: ParsedOptions) -> None:
         if remark := _learned_otherwise(init.parent, system):
             say(remark)
     found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
-    content = recipe("train", SPEC, parsed, system.device, found, {"backbone": composition["backbone"]})
+    parts = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
+    content = recipe("train", SPEC, parsed, system.device, found, parts)
     train(system, data, options, config, content, parsed, options.low_res)
 
 

@@ -201,7 +201,9 @@ Steps = int | str | tuple[int, ...] | None
 _FORMS = (
     'How many levels to visit, or "10,15,20" (so many in each third); "ddim50", "leading50", "trailing50", '
     '"linspace50" (evenly by number); "quad20", "time20", "logsnr20", "karras20", "karras20:rho=5" (evenly by another '
-    'variable); "ays_sd15", "ays_sd15:20", "grid.json" (a grid that comes with diffkit, or of a file).'
+    'variable); "karras20:exact", "exponential20", "beta20" (noise levels between those of training, '
+    '"karras20:exact:sigma_min=0.03"); "ays_sd15", "ays_sd15:20", "ays_sd15:exact", "grid.json" (a grid that comes '
+    "with diffkit, or of a file)."
 )
 
 

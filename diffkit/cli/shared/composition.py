@@ -21,6 +21,7 @@ PARTS: Mapping[str, str | None] = {
     "backbone": "unet",
     "decoder": None,
     "coupling": None,
+    "codec": None,
 }
 SYSTEM = {**PARTS, "guidance": None}
 """Slots of a command that composes a system whose sampling has defaults."""

@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diffkit.parts.backbones._attention import attention
+from diffkit.parts.backbones._context import Context, CrossAttention
 from diffkit.parts.backbones._layout import Layout
 from diffkit.parts.backbones._normalize import normalize
 
 M = TypeVar("M", bound=nn.Module)
-
-_PRODUCTS_UP_TO = 512
-"""Number of tokens up to which attention trains by plain products on a CPU in bfloat16: with the fused kernel it takes
-9 times as long at 64 tokens and 1.3 to 2.1 times at 256, and less time from 784 on (torch 2.13)."""
 
 _CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS: tuple[Callable[..., nn.Module], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -55,13 +53,7 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
         q, k, v = qkv.reshape(*qkv.shape[:2], heads, 3, -1).unbind(3)
     else:
         q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, -1).unbind(2)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if qkv.requires_grad and qkv.dtype == torch.bfloat16 and qkv.is_cpu and qkv.shape[1] <= _PRODUCTS_UP_TO:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-        out: Tensor = scores.softmax(dim=3) @ v
-    else:
-        out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).flatten(2)
+    return attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
 
 class Pointwise(nn.Conv1d):
@@ -162,7 +154,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions, with a residual connection."""
+    """Self-attention over all positions, then attention to the context if the network reads one, both residual."""
 
     def __init__(self, layout: Layout, width: int, *, up: bool = False):
         super().__init__()
@@ -170,12 +162,16 @@ class AttentionBlock(nn.Module):
         self.norm = nn.GroupNorm(layout.groups, width)
         self.qkv = Pointwise(width, 3 * width)
         self.proj_out = zeroed(Pointwise(width, width))
+        self.cross = CrossAttention(width, self.heads, layout.context) if layout.context else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
         tokens = attend(self.qkv(normalize(x, self.norm).flatten(2)).transpose(1, 2), self.heads, self.order)
         out: Tensor = self.proj_out(tokens.transpose(1, 2))
-        return x + out.reshape(x.shape)
+        x = x + out.reshape(x.shape)
+        if self.cross is not None and context is not None:
+            x = x + self.cross(x.flatten(2).transpose(1, 2), context).transpose(1, 2).reshape(x.shape)
+        return x
 
 
 class Head(nn.Sequential):
@@ -191,25 +187,40 @@ class Head(nn.Sequential):
 
 
 class Stage(nn.ModuleList):
-    """Layers in sequence; residual blocks, and their replacements, receive the embedding too."""
+    """Layers in sequence; residual blocks receive the embedding too, those that read it the context.
+
+    What replaces a layer receives what that did.
+    """
 
     def __init__(self, *layers: nn.Module):
         super().__init__(layers)
         self.residual = tuple(i for i, layer in enumerate(layers) if isinstance(layer, ResBlock))
+        self.reading = tuple(
+            i for i, layer in enumerate(layers) if isinstance(layer, AttentionBlock) and layer.cross is not None
+        )
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context | None = None) -> Tensor:
         """(B, C, *S), (B, E) -> output of the last layer."""
         for i, layer in enumerate(self):
-            x = layer(x, emb) if i in self.residual else layer(x)
+            if i in self.residual:
+                x = layer(x, emb)
+            elif i in self.reading:
+                x = layer(x, context)
+            else:
+                x = layer(x)
         return x
 
 
-def run(block: nn.Module, x: Tensor, emb: Tensor, *, recompute: bool) -> Tensor:
-    """Return ``block(x, emb)``; with recompute, its activations are recomputed in the backward pass."""
+def run(block: nn.Module, x: Tensor, emb: Tensor, context: Context | None = None, *, recompute: bool) -> Tensor:
+    """Return ``block(x, emb)``, or with a context ``block(x, emb, context)``.
+
+    With recompute, its activations are recomputed in the backward pass.
+    """
+    arguments = (x, emb) if context is None else (x, emb, context)
     if recompute and torch.is_grad_enabled():
-        x = checkpoint(block, x, emb, use_reentrant=False)
+        x = checkpoint(block, *arguments, use_reentrant=False)
     else:
-        x = block(x, emb)
+        x = block(*arguments)
     return x
 
 

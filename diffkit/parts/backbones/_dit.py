@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.parts.backbones._blocks import attend, run
+from diffkit.parts.backbones._context import Context, CrossAttention, read_context
 from diffkit.parts.backbones._embedding import (
     SecondTimeEmbedding,
     TimeEmbedding,
@@ -70,9 +71,13 @@ class SelfAttention(nn.Module):
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Attention and a two-layer perceptron, each scaled, shifted and gated by the conditioning; starts as identity."""
+    """Attention and a two-layer perceptron, each scaled, shifted and gated by the conditioning; starts as identity.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float):
+    Between them, attention to the context if the network reads one, without a gate as it starts at zero by itself.
+    Source of that: Chen et al. 2023, arXiv:2310.00426, section 2.2.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, context: int = 0):
         super().__init__()
         inner = round(mlp_ratio * width)
         self.norm1 = nn.LayerNorm(width, eps=_NORM_EPS, elementwise_affine=False)
@@ -82,11 +87,14 @@ class AdaLNZeroBlock(nn.Module):
             OrderedDict(fc1=nn.Linear(width, inner), act=nn.GELU(approximate="tanh"), fc2=nn.Linear(inner, width))
         )
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.cross = CrossAttention(width, heads, context) if context else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context | None = None) -> Tensor:
         """(B, N, H), (B, H) -> (B, N, H)."""
         shift, scale, gate, *rest = self.adaLN_modulation(emb)[:, None].chunk(6, dim=2)
         x = x + gate * self.attn(modulate(self.norm1(x), shift, scale))
+        if self.cross is not None and context is not None:
+            x = x + self.cross(x, context)
         shift, scale, gate = rest
         out: Tensor = x + gate * self.mlp(modulate(self.norm2(x), shift, scale))
         return out
@@ -135,6 +143,7 @@ class DiTNetwork(nn.Module):
         checkpoint: Recompute the activations of each block in the backward pass.
         times: How many times it takes, 1 or 2.
         self_condition: Whether it reads its previous estimate of x_start.
+        context: Width of the vectors of a context; 0 for none.
     """
 
     pos_embed: Tensor
@@ -153,8 +162,10 @@ class DiTNetwork(nn.Module):
         checkpoint: bool,
         times: int = 1,
         self_condition: bool = False,
+        context: int = 0,
     ):
         super().__init__()
+        self.context = context
         channels, height, breadth = data_shape
         self.self_condition, channels = self_condition, channels * (2 if self_condition else 1)
         rows, columns = self.grid = (height // patch, breadth // patch)
@@ -164,7 +175,7 @@ class DiTNetwork(nn.Module):
         self.r_embedder = nn.ModuleDict({"mlp": SecondTimeEmbedding(_TIME_COLUMNS, width)}) if times == 2 else None
         self.y_embedder = LabelEmbedder(num_labels, width) if num_labels else None
         self.register_buffer("pos_embed", positions(rows, columns, width)[None])
-        self.blocks = nn.ModuleList(AdaLNZeroBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(AdaLNZeroBlock(width, heads, mlp_ratio, context) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch * patch * out_channels)
         self._initialize()
 
@@ -174,6 +185,8 @@ class DiTNetwork(nn.Module):
         time: Tensor,
         y: Tensor | None = None,
         *,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
         time_to: Tensor | None = None,
         previous_x_start: Tensor | None = None,
     ) -> Tensor:
@@ -183,23 +196,26 @@ class DiTNetwork(nn.Module):
             x: (B, C, rows, columns), in the dtype of the weights.
             time: (B,) or (), any real dtype.
             y: Class labels, (B,) integers; required exactly if the network has classes.
+            context: Vectors to attend to, (B, L, context), or 0 for none; required exactly if the network reads them.
+            context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
             time_to: The time that a step goes to, as ``time``, which it is by default; for a network of two times.
             previous_x_start: Its estimate before this one, as x; zeros by default. For a network that reads one.
         Returns:
             (B, out_channels, rows, columns).
         Raises:
-            OptionError: y is missing, not accepted or of the wrong shape.
+            OptionError: A condition is missing, not accepted or of the wrong shape.
         """
         second = None if self.r_embedder is None else self.r_embedder["mlp"]
         emb = embed_times(self.t_embedder["mlp"], second, time, time_to, x)
         emb = add_labels(emb, self.y_embedder, self.num_labels, y, x)
+        read = read_context(context, context_mask, self.context, x)
         x = join_previous(x, previous_x_start, self.self_condition)
-        return in_slices(self, self._evaluate, x, emb, self.pos_embed.numel())
+        return in_slices(self, self._evaluate, x, emb, read, self.pos_embed.numel())
 
-    def _evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
-            h = run(block, h, emb, recompute=self.checkpoint)
+            h = run(block, h, emb, context, recompute=self.checkpoint)
         return self._image(self.final_layer(h, emb))
 
     def _image(self, tokens: Tensor) -> Tensor:
@@ -213,7 +229,7 @@ class DiTNetwork(nn.Module):
         Source: arXiv:2212.09748, section 3.2 (adaLN-zero) and 4 (the rest as in ViT).
         """
         for name, parameter in self.named_parameters():
-            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith(_ZERO):
+            if name.endswith(("bias", "cross.proj.weight")) or "adaLN_modulation" in name or name.startswith(_ZERO):
                 nn.init.zeros_(parameter)
             elif name.startswith(("t_embedder", "r_embedder", "y_embedder")):
                 nn.init.normal_(parameter, std=_EMBEDDING_STD)

@@ -1,4 +1,4 @@
-"""The two options about classes that all backbones share."""
+"""Conditions that backbones share: the two options about classes, and what means "none" of each condition."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def label_count(num_classes: int | None, null_class: bool) -> int:
     return (num_classes or 0) + null_class
 
 
-def null_conditions(num_classes: int | None, null_class: bool) -> dict[str, int] | None:
-    """Return the label that means "no class", or None if there is none."""
-    return {"y": num_classes} if null_class and num_classes else None
+def null_conditions(num_classes: int | None, null_class: bool, context: int = 0) -> dict[str, float] | None:
+    """Return the label that means "no class" and the context that means "none"; None if there are none."""
+    label: dict[str, float] = {"y": num_classes} if null_class and num_classes else {}
+    return label | ({"context": 0.0} if context else {}) or None

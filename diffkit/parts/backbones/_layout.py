@@ -53,6 +53,7 @@ class Layout:
     conv_resample: bool
     groups: int
     checkpoint: bool
+    context: int = 0
 
     @classmethod
     def of(cls, recipe: Any, data_shape: tuple[int, ...], in_channels: int, attention_range: tuple[int, int]) -> Layout:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from diffkit.parts.backbones._context import Context
 from diffkit.parts.backbones._normalize import HOOKS
 from diffkit.tensors import is_ordinary
 
@@ -21,25 +22,36 @@ MIN_ROWS = 8
 
 
 def in_slices(
-    network: nn.Module, evaluate: Callable[[Tensor, Tensor], Tensor], x: Tensor, emb: Tensor, values: int
+    network: nn.Module,
+    evaluate: Callable[[Tensor, Tensor, Context | None], Tensor],
+    x: Tensor,
+    emb: Tensor,
+    context: Context | None,
+    values: int,
 ) -> Tensor:
-    """Return ``evaluate(x, emb)``, some examples at a time where that is faster and nothing can tell.
+    """Return ``evaluate(x, emb, context)``, some examples at a time where that is faster and nothing can tell.
 
     Args:
         network: Evaluated by `evaluate`; its examples stay together in training mode, and with hooks on its layers.
         evaluate: Independent for each example.
         x: (B, ...).
         emb: (B, E), or (1, E) for all.
+        context: That of every example, or None.
         values: Numbers in one example's activations at full size.
     """
     if torch.is_grad_enabled() or network.training or not is_ordinary(x) or not x.is_cpu:
-        return evaluate(x, emb)
+        return evaluate(x, emb, context)
     rows = max(MIN_ROWS, SLICE_BYTES // (values * x.element_size())) * torch.get_num_threads()
     if x.shape[0] <= rows or _has_hooks(network):
-        return evaluate(x, emb)
+        return evaluate(x, emb, context)
     shared = emb.shape[0] == 1
     pieces = (slice(i, i + rows) for i in range(0, x.shape[0], rows))
-    return torch.cat([evaluate(x[piece], emb if shared else emb[piece]) for piece in pieces])
+    return torch.cat(
+        [
+            evaluate(x[piece], emb if shared else emb[piece], None if context is None else context.rows(piece))
+            for piece in pieces
+        ]
+    )
 
 
 def _has_hooks(network: nn.Module) -> bool:

@@ -45,6 +45,8 @@ class DiT(ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone):
         mlp_ratio: Inner width of the perceptrons in units of hidden.
         num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
         null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
+        context: Width of the vectors of a sequence ``context``, such as an encoded text, that the network attends to
+            wherever it attends to itself; 0 for none. Weights of a network without it load, and compute what they did.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
             maps need it. Weights of a network of one time load, and compute what they did.
@@ -62,6 +64,7 @@ class DiT(ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone):
     mlp_ratio: float = number(4.0, gt=0)  # the paper's, after ViT
     num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
+    context: int = integer(0, ge=0)
     checkpoint: bool = flag(False)
     times: int = integer(1, ge=1, le=2)
     self_condition: bool = flag(False)
@@ -76,15 +79,19 @@ class DiT(ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone):
         return [Message(f"{label}: ", each) for each in self._problems(composition.data_shape)]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
-        """Return the null class."""
-        return null_conditions(self.num_classes, self.null_class)
+        """Return the null class, and the empty context."""
+        return null_conditions(self.num_classes, self.null_class, self.context)
+
+    def context_width(self) -> int:
+        """Return the width of the vectors of the context."""
+        return self.context
 
     def count_classes(self) -> int:
         """Return the number of classes."""
         return self.num_classes or 0
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
-        """Return the network, ``forward(x, time, y=None)``."""
+        """Return the network, ``forward(x, time, y=None, *, context=None, context_mask=None)``."""
         refuse(tuple(self._problems(data_shape)))
         from diffkit.parts.backbones._dit import DiTNetwork
 
@@ -101,6 +108,7 @@ class DiT(ConditionalBackbone, SelfConditionedBackbone, TwoTimeBackbone):
             checkpoint=self.checkpoint,
             times=self.times,
             self_condition=self.self_condition,
+            context=self.context,
         )
 
     def _dimensions(self) -> tuple[int, int, int]:

@@ -51,12 +51,16 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
         low_res_channels: Channels of a smaller image ``low_res`` which is enlarged to the size of the data and read
             along with it; for super-resolution. 0 for none.
+        context: Width of the vectors of a sequence ``context``, such as an encoded text, that the network attends to
+            wherever it attends to itself; 0 for none. Weights of a network without it load, and compute what they did.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         groups: Groups of every group norm; divides every level's width. The published networks have 32.
         times: 1, or 2 for a network that is also given the time that a step goes to, as losses and samplers of flow
             maps need it. Weights of a network of one time load, and compute what they did.
         self_condition: The network also reads its own estimate of x_start from the call before, as Chen et al. 2022,
             arXiv:2208.04202, section 3.3: training gives half of the examples one, by another pass without gradient.
+        low_res_level: The network also reads how much noise the small image has, ``low_res_level`` from 0, the default,
+            to 1, as Ho et al. 2021, arXiv:2106.15282, section 4.2. Weights of a network without it load.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
     Deviates: attention_resolutions are sizes, never factors, and one that no level has is an error.
     """
@@ -76,10 +80,12 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
     num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
     low_res_channels: int = integer(0, ge=0)
+    context: int = integer(0, ge=0)
     checkpoint: bool = flag(False)
     groups: int = integer(32, ge=1)
     times: int = integer(1, ge=1, le=2)
     self_condition: bool = flag(False)
+    low_res_level: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
         """Raise `OptionError` for options without effect."""
@@ -98,10 +104,21 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
                 value=True,
                 fix=[{"resblock_updown": False}, {"conv_resample": True}],
             )
+        if self.low_res_level and not self.low_res_channels:
+            raise OptionError(
+                "has no effect without low_res_channels",
+                option="low_res_level",
+                value=True,
+                fix=[{"low_res_level": False}, {"low_res_channels": 3}],
+            )
 
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return the channels of the data plus those of low_res."""
         return data_shape[0] + self.low_res_channels
+
+    def reads_low_res_level(self) -> bool:
+        """Return whether the network reads the level of the noise on low_res."""
+        return self.low_res_level
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Return one sentence for each problem with the shape of the data."""
@@ -109,8 +126,12 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         return [Message(f"{label}: ", each) for each in self._layout(composition.data_shape).problems()]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
-        """Return the null class."""
-        return null_conditions(self.num_classes, self.null_class)
+        """Return the null class, and the empty context."""
+        return null_conditions(self.num_classes, self.null_class, self.context)
+
+    def context_width(self) -> int:
+        """Return the width of the vectors of the context."""
+        return self.context
 
     def count_classes(self) -> int:
         """Return the number of classes."""
@@ -126,16 +147,15 @@ class UNet(ConditionalBackbone, ResizableBackbone, SelfConditionedBackbone, TwoT
         return attrs.evolve(there, attention_resolutions=tuple(size for size, attends in sizes if attends and size))
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
-        """Return the network, ``forward(x, time, y=None, low_res=None)``."""
+        """Return the network, ``forward(x, time, y=None, low_res=None, *, context=None, context_mask=None)``."""
         layout = self._layout(data_shape)
         refuse(layout.problems())
         from diffkit.parts.backbones._normalize import laid_out
         from diffkit.parts.backbones._unet import UNetNetwork
 
         num_labels = label_count(self.num_classes, self.null_class)
-        return laid_out(
-            UNetNetwork(layout, out_channels, num_labels, self.low_res_channels, self.times, self.self_condition)
-        )
+        more = (self.low_res_channels, self.times, self.self_condition, self.low_res_level)
+        return laid_out(UNetNetwork(layout, out_channels, num_labels, *more))
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published networks attend at 16 and 8 pixels

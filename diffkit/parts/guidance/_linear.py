@@ -6,7 +6,7 @@ synchronization.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -15,7 +15,15 @@ from attrs import frozen
 from diffkit.errors import OptionError
 from diffkit.options import python_object
 from diffkit.parts.guidance._pullback import Pullback, value_and_pullback
-from diffkit.protocols import ConditionalGuidance, Conditions, Estimate, Evaluate, Level
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    ConditionalGuidance,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Level,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +42,10 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
 
 
 @frozen
-class Measured(ConditionalGuidance):
+class Measured(ConditionalGuidance, BindableGuidance):
     """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
+
+    The operator measures data; where a system has a codec, it is applied to decoded latents.
 
     Attributes:
         operator: A: data (B, C, *S) -> measurements (B, *M), each row on its own.
@@ -56,6 +66,45 @@ class Measured(ConditionalGuidance):
     def required_conditions(self) -> frozenset[str]:
         """The measurements."""
         return frozenset([MEASUREMENT])
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Return that what is linear in data is not in latents."""
+        codec = composition.codec
+        if self.linear and codec is not None and not codec.affine:
+            yield (
+                f"needs a measurement that is linear, and {composition.label('codec')} is not, between latents and "
+                "data; use 'dps'"
+            )
+
+    def bind(self, parts: Composition) -> Measured:
+        """Return this guidance with an operator on latents."""
+        return (
+            self if parts.codec is None else attrs.evolve(self, operator=OfLatents(self.operator, parts.codec.decode))
+        )
+
+
+@frozen(eq=False)
+class OfLatents:
+    """The measurement of decoded latents.
+
+    Attributes:
+        operator: Data (B, C, *S) -> measurements (B, *M).
+        decode: Latents -> data.
+    """
+
+    operator: Operator
+    decode: Operator
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the measurement of latents, (B, *M)."""
+        return self.operator(self.decode(z))
+
+
+def linear_part(operator: Operator) -> Operator:
+    """Return A without the constant that decoding adds."""
+    if not isinstance(operator, OfLatents):
+        return operator
+    return lambda z: operator(z) - operator(z.new_zeros(z.shape))
 
 
 def adjoint_of(operator: Operator, like: Tensor) -> Operator:

@@ -12,6 +12,7 @@ from diffkit.parts.guidance._linear import (
     adjoint_of,
     conjugate_gradients,
     like_rows,
+    linear_part,
     residual,
 )
 from diffkit.protocols import Conditions, Estimate, Evaluate, Level
@@ -50,10 +51,10 @@ class DiffPIR(Measured):
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return DiffPIR's estimate, moved towards the measurements."""
         estimate = evaluate(x, level, conditions)
-        adjoint = adjoint_of(self.operator, x)
+        forward, adjoint = linear_part(self.operator), adjoint_of(self.operator, x)
         inverse = self.weight * level.alpha**2 / level.sigma**2
         inverse = inverse if self.data_std is None else inverse + 1 / self.data_std**2
         right = residual(self.operator, estimate.x_start, conditions)
         noise = like_rows(inverse, right) * self.noise_std**2
-        v = conjugate_gradients(lambda v: noise * v + self.operator(adjoint(v)), right, self.iterations)
+        v = conjugate_gradients(lambda v: noise * v + forward(adjoint(v)), right, self.iterations)
         return estimate.with_x_start(estimate.x_start + adjoint(v))

@@ -12,6 +12,7 @@ from diffkit.parts.guidance._linear import (
     adjoint_of,
     conjugate_gradients,
     estimate_and_pullback,
+    linear_part,
     residual,
     safe_reach,
 )
@@ -47,10 +48,10 @@ class MMPS(Measured):
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the mean given x_t and the measurements, by moment matching."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
-        adjoint, scale = adjoint_of(self.operator, x), safe_reach(level)
+        forward, adjoint, scale = linear_part(self.operator), adjoint_of(self.operator, x), safe_reach(level)
 
         def covariance(v: Tensor) -> Tensor:
-            return self.noise_std**2 * v + self.operator(scale * pullback(adjoint(v)))
+            return self.noise_std**2 * v + forward(scale * pullback(adjoint(v)))
 
         v = conjugate_gradients(covariance, residual(self.operator, estimate.x_start, conditions), self.iterations)
         return estimate.with_x_start(estimate.x_start + scale * pullback(adjoint(v)))

@@ -13,6 +13,7 @@ from diffkit.parts.guidance._linear import (
     conjugate_gradients,
     estimate_and_pullback,
     like_rows,
+    linear_part,
     residual,
     safe_reach,
 )
@@ -51,10 +52,10 @@ class PiGDM(Measured):
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the mean given x_t and the measurements, by pseudo-inverse guidance."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
-        adjoint = adjoint_of(self.operator, x)
+        forward, adjoint = linear_part(self.operator), adjoint_of(self.operator, x)
         # everything in units of r^2, which is as small as sigma^2 at low levels
         inverse = 1 / self.data_std**2 + level.alpha**2 / level.sigma**2
         right = residual(self.operator, estimate.x_start, conditions)
         noise = like_rows(inverse, right) * self.noise_std**2
-        v = conjugate_gradients(lambda v: noise * v + self.operator(adjoint(v)), right, self.iterations)
+        v = conjugate_gradients(lambda v: noise * v + forward(adjoint(v)), right, self.iterations)
         return estimate.with_x_start(estimate.x_start + safe_reach(level) * inverse * pullback(adjoint(v)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffkit.parts.samplers._coefficients import MIN_SPACING, noise_ratio, straight
+from diffkit.parts.samplers._coefficients import MIN_SPACING, moments, noise_ratio, straight
 from diffkit.parts.samplers._stochastic import with_noise
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ _MAX_POLYNOMIAL_EXTRAPOLATION = 1.0
 """Extrapolation of degree 2 or more reaches at most this many times the length of the interval it was fitted to."""
 
 
-def relative_steps(t: F64, s: F64, count: int) -> F64:
+PUBLISHED_3M = np.array([1.0, 1.0, 0.5])
+"""Shares of the integrals of u^k in DPM-Solver++(3M) as its authors' code has it."""
+
+
+def relative_steps(t: F64, s: F64, count: int, lower_order_long: bool = True, lower_order_final: bool = False) -> F64:
     """Positions of earlier estimates relative to the step: 0 at t, 1 at s, negative before; (n, count), nan if unused.
 
     Unused where there is none, and where the step is long compared with the range of the estimates, such as the last
@@ -43,6 +47,8 @@ def relative_steps(t: F64, s: F64, count: int) -> F64:
     Args:
         t, s: The solver's variable (log_snr or rho) at both ends of each step, (n,).
         count: Number of earlier estimates.
+        lower_order_long: Leave estimates out where the step is long.
+        lower_order_final: Use none on the last step, and one on the step before it.
     """
     out = np.full((len(t), count), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,8 +57,17 @@ def relative_steps(t: F64, s: F64, count: int) -> F64:
     out[~np.isfinite(out)] = np.nan
     steps_back = np.diff(out, axis=1, prepend=0.0)
     far_enough = -out * np.where(np.arange(count) == 0, _MAX_LINEAR_EXTRAPOLATION, _MAX_POLYNOMIAL_EXTRAPOLATION) >= 1
-    usable = np.logical_and.accumulate((steps_back < -MIN_SPACING) & far_enough, axis=1)  # False where nan
-    return np.where(usable, out, np.nan)
+    known = (steps_back < -MIN_SPACING) & (far_enough | (not lower_order_long))
+    usable = np.logical_and.accumulate(known, axis=1)  # False where nan
+    found = np.where(usable, out, np.nan)
+    return lowered_at_end(found) if lower_order_final else found
+
+
+def lowered_at_end(u: F64) -> F64:
+    """Positions of earlier estimates without any on the last step, and with one on the step before it."""
+    out = u.copy()
+    out[-1:], out[-2:, 1:] = np.nan, np.nan
+    return out
 
 
 def polynomial_weights(u: F64, moments: F64) -> F64:
@@ -87,6 +102,19 @@ def midpoint_slope(u: F64, amount: F64) -> F64:
     with np.errstate(invalid="ignore"):
         slope = amount[:, None] / (2 * u)
     return np.where(np.isfinite(slope), slope, 0.0)
+
+
+def line_weights(solver: str, u: F64, amount: F64, h: F64, scale: F64) -> F64:
+    """Coefficient of (estimate_1 - estimate_0) by the middle of the step ("midpoint"), or exact ("heun"), (n, 1).
+
+    Args:
+        solver, u, amount: See `midpoint_slope`.
+        h: Step sizes of the integral, (n,).
+        scale: What a step of infinite size gives a constant estimate, alpha_s, (n,).
+    """
+    if solver == "midpoint":
+        return midpoint_slope(u, amount)
+    return polynomial_weights(u, scale[:, None] * moments(h, 2))
 
 
 def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:

@@ -54,17 +54,18 @@ def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
     return np.where(usable, r, 0.0), np.divide(1.0, r, out=np.zeros_like(r), where=usable)
 
 
-def noise_to_data(steps: Steps, node: Coefs, weight: F64) -> F64:
+def noise_to_data(steps: Steps, node: Coefs, weight: F64, lower_order_long: bool = True) -> F64:
     """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start.
 
-    That grows with exp(h / 2); from `MAX_UNBOUNDED_STEP` on it is what weight (x_start_node - x_start_t) adds, which
-    does not.
+    That grows with exp(h / 2); with ``lower_order_long``, from `MAX_UNBOUNDED_STEP` on, it is what
+    weight (x_start_node - x_start_t) adds, which does not.
     """
     t, s = steps
     with np.errstate(invalid="ignore"):
         out = s.alpha * (noise_ratio(t) - noise_ratio(s)) * weight / noise_ratio(node)
     bounded = straight(t, s)[1] * weight
-    return finite_or_zero(np.where(step_size(steps) < MAX_UNBOUNDED_STEP, out, bounded))
+    short = (step_size(steps) < MAX_UNBOUNDED_STEP) | (not lower_order_long)
+    return finite_or_zero(np.where(short, out, bounded))
 
 
 def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
@@ -73,10 +74,11 @@ def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
     return {"x": x, "x_start": x_start, "node_x": node_x, "node_x_start": node_x_start, "change": change}
 
 
-def midpoint_plan_in_noise(steps: Steps) -> dict[str, F64]:
+def midpoint_plan_in_noise(steps: Steps, lower_order_long: bool = True) -> dict[str, F64]:
     """Columns of `midpoint_step` for a line through two estimates of eps."""
     node = steps.nodes[0]
-    return midpoint_plan(steps, noise_to_data(steps, node, inverse_position(node, steps)[1] / 2))
+    weight = inverse_position(node, steps)[1] / 2
+    return midpoint_plan(steps, noise_to_data(steps, node, weight, lower_order_long))
 
 
 def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimate: Tensor | None = None) -> Tensor:
@@ -93,20 +95,22 @@ def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimat
     if last:
         return y
     node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
-    difference = denoise(node, row.nodes[0]).x_start - estimate
+    difference = denoise(node, row.nodes[-1]).x_start - estimate
     return y.addcmul(c["change"], difference)
 
 
-def trapezoid_plan(steps: Steps) -> dict[str, F64]:
+def trapezoid_plan(steps: Steps, lower_order_long: bool = True) -> dict[str, F64]:
     """Columns of `trapezoid_step`: Euler's step, and the difference of estimates at both ends.
 
     ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``, which grows
-    without bound; from `MAX_UNBOUNDED_STEP` on the difference has the weight alpha_s m_1 of `moments` instead.
+    without bound; with ``lower_order_long``, from `MAX_UNBOUNDED_STEP` on, the difference has the weight alpha_s m_1 of
+    `moments` instead.
     """
     x, x_start = straight(*steps)
     h = step_size(steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        change = finite_or_zero(np.where(h < MAX_UNBOUNDED_STEP, np.expm1(h) / 2, moments(h, 2)[:, 1]))
+        short = (h < MAX_UNBOUNDED_STEP) | (not lower_order_long)
+        change = finite_or_zero(np.where(short, np.expm1(h) / 2, moments(h, 2)[:, 1]))
     return {"x": x, "x_start": x_start, "change": steps.s.alpha * change}
 
 

@@ -38,6 +38,9 @@ class DEIS(Sampler):
         estimates: How many of the last estimates are used, 1 to 4.
         corrected_start: Correct the first step once the second estimate is known, since its error would remain. False
             is the textbook method; its order is at most 2, unless eps is nearly constant over the first step.
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
+        lower_order_final: The last step is of order 1, the one before of order 2 at most, on any grid, as other
+            libraries do below 15 steps.
     Source: Zhang & Chen 2022, arXiv:2204.13902 (AB-DEIS).
     Deviates: the paper's polynomial is in the time of one schedule, or in rho ('lms'); log rho is there on every path,
     and is what implementations have settled on. Estimates are left out as in 'dpmpp_3m'.
@@ -45,16 +48,22 @@ class DEIS(Sampler):
 
     estimates: int = integer(3, ge=1, le=4)
     corrected_start: bool = flag(True)
+    lower_order_long: bool = flag(True)
+    lower_order_final: bool = flag(False)
 
     @property
     def order(self) -> int:
-        """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains."""
-        return min(self.estimates, 3 if self.corrected_start else 2)
+        """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains.
+
+        It is at most 2 with ``lower_order_final`` or without ``corrected_start``.
+        """
+        return min(self.estimates, 3 if self.corrected_start and not self.lower_order_final else 2)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of DEIS in log rho (of x_t, x_start and earlier eps)."""
         t, s = steps
-        u = relative_steps(t.log_snr, s.log_snr, self.estimates - 1)
+        lower = self.lower_order_long, self.lower_order_final
+        u = relative_steps(t.log_snr, s.log_snr, self.estimates - 1, *lower)
         integrals = s.sigma[:, None] * moments(-step_size(steps), self.estimates)
         change = polynomial_weights(u, integrals)
         if self.corrected_start and self.estimates > 2:

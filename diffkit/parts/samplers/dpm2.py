@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
+from diffkit.options import flag
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
@@ -26,10 +27,13 @@ class DPM2(MultistageSampler):
     Two evaluations a step, one on the last. The same numbers as 'dpm_solver_2' with r = 0.5; without its noise, this is
     'dpm2_ancestral'.
 
+    Attributes:
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1, in the variable rho of Karras et al. 2022, arXiv:2206.00364.
     Deviates: as 'dpm_solver_2' where a step is long or holds no level, and at infinite log-SNR.
     """
 
+    lower_order_long: bool = flag(True)
     order: ClassVar[int] = 2
 
     def nodes(self, steps: Steps) -> F64:
@@ -38,7 +42,7 @@ class DPM2(MultistageSampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages."""
-        return midpoint_plan_in_noise(steps)
+        return midpoint_plan_in_noise(steps, self.lower_order_long)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

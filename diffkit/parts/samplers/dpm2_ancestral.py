@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.options import number
+from diffkit.options import flag, number
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.parts.samplers._stochastic import fresh_std, noise_column, variance_option, with_noise, without_noise
@@ -31,6 +31,9 @@ class DPM2Ancestral(MultistageSampler):
     Attributes:
         eta: Stochasticity in [0, 1]; 0 is 'dpm2'.
         variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
+        s_noise: Standard deviation of the noise, > 0. Other values than 1 compensate for trained denoisers, and change
+            the marginals.
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1, and Song et al. 2021, arXiv:2010.02502, eq. 16.
     Deviates: as 'dpm_solver_2' where a step is long (up to where noise is added) or holds no level of a discrete
     schedule, and at infinite log-SNR.
@@ -38,6 +41,8 @@ class DPM2Ancestral(MultistageSampler):
 
     eta: float = number(1.0, ge=0, le=1)
     variance: str = variance_option()
+    s_noise: float = number(1.0, gt=0)
+    lower_order_long: bool = flag(True)
 
     @property
     def order(self) -> int:
@@ -55,8 +60,12 @@ class DPM2Ancestral(MultistageSampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages and, if stochastic, of the noise."""
-        plan = midpoint_plan_in_noise(without_noise(steps, self.eta))
-        return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
+        plan = midpoint_plan_in_noise(without_noise(steps, self.eta), self.lower_order_long)
+        return (
+            plan | noise_column(self.s_noise * fresh_std(steps, self.eta), steps, self.variance)
+            if self.stochastic
+            else plan
+        )
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

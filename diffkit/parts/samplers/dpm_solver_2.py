@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from diffkit.options import number
+from diffkit.options import flag, number
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
@@ -28,6 +28,7 @@ class DPMSolver2(MultistageSampler):
 
     Attributes:
         r: Where in the step the second evaluation is, as a share of h, in (0, 1). 0.5 is the paper's.
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1 (any r: algorithm 4 in its appendix).
     Deviates: on a discrete schedule u is the nearest level of the training table and r follows it; where the step holds
     no level, or touches one without signal or without noise, it is a step of order 1. From h = 4 on the difference
@@ -35,6 +36,7 @@ class DPMSolver2(MultistageSampler):
     """
 
     r: float = number(0.5, gt=0, lt=1)
+    lower_order_long: bool = flag(True)
     order: ClassVar[int] = 2
 
     def nodes(self, steps: Steps) -> F64:
@@ -43,7 +45,7 @@ class DPMSolver2(MultistageSampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages."""
-        return midpoint_plan_in_noise(steps)
+        return midpoint_plan_in_noise(steps, self.lower_order_long)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

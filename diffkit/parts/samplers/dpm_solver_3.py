@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from attrs import frozen
 
+from diffkit.options import flag
 from diffkit.parts.samplers._coefficients import (
     MIN_SPACING,
     finite_or_zero,
@@ -36,12 +37,15 @@ class DPMSolver3(MultistageSampler):
     ``x_s = held - sigma_s psi(h) / r2 (eps_2 - eps_t)``, r1 = 1/3, r2 = 2/3.
     "held" is the step that holds eps_t. Three evaluations a step, one on the last.
 
+    Attributes:
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 2.
     Deviates: on a discrete schedule the nodes are the nearest levels of the training table, and x_s takes a share of
     (eps_1 - eps_t), 0 at r2 = 2/3, that preserves the order at any r1 < r2. Where a step holds one level, and from h =
     4 on (see 'dpm_solver_2'), it is of order 2; where it holds none or touches infinite log-SNR, of order 1.
     """
 
+    lower_order_long: bool = flag(True)
     order: ClassVar[int] = 3
 
     def nodes(self, steps: Steps) -> F64:
@@ -53,14 +57,14 @@ class DPMSolver3(MultistageSampler):
         first, second = steps.nodes
         (r1, over_r1), (r2, over_r2) = inverse_position(first, steps), inverse_position(second, steps)
         h = finite_or_zero(step_size(steps))
-        three = (r2 - r1 > MIN_SPACING) & (h < MAX_UNBOUNDED_STEP)
+        three = (r2 - r1 > MIN_SPACING) & ((h < MAX_UNBOUNDED_STEP) | (not self.lower_order_long))
         share = np.divide(2 / 3 - r2, r1 - r2, out=np.zeros_like(h), where=three) * over_r1
         weight = np.where(three, (1 - share * r1) * over_r2, 0.0)
         inner = np.where(three, second.sigma * r2 * over_r1 * _psi(r2 * h) / noise_ratio(first), 0.0)
         outer = steps.s.sigma * _psi(h)
         on_first = outer * (share / noise_ratio(first) - weight * inner / second.sigma)
         on_second = outer * weight / noise_ratio(second)
-        two = noise_to_data(steps, first, over_r1 / 2)
+        two = noise_to_data(steps, first, over_r1 / 2, self.lower_order_long)
         (x, x_start), (x_1, x_start_1), (x_2, x_start_2) = (straight(steps.t, to) for to in (steps.s, first, second))
         return {
             "x": x,

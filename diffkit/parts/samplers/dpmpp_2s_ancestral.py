@@ -34,6 +34,8 @@ class DPMSolverPP2SAncestral(MultistageSampler):
         eta: Stochasticity in [0, 1]; 0 is 'dpmpp_2s'.
         r: Where in that step the second evaluation is, as a share of its length in lambda, in (0, 1).
         variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
+        s_noise: Standard deviation of the noise, > 0. Other values than 1 compensate for trained denoisers, and change
+            the marginals.
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1, and Song et al. 2021, arXiv:2010.02502, eq. 16, which
     together are the sampler of this name in other libraries.
     Deviates: as 'dpmpp_2s', where a step holds no level of a discrete schedule and at infinite log-SNR.
@@ -42,6 +44,7 @@ class DPMSolverPP2SAncestral(MultistageSampler):
     eta: float = number(1.0, ge=0, le=1)
     r: float = number(0.5, gt=0, lt=1)
     variance: str = variance_option()
+    s_noise: float = number(1.0, gt=0)
 
     @property
     def order(self) -> int:
@@ -62,7 +65,11 @@ class DPMSolverPP2SAncestral(MultistageSampler):
         part = without_noise(steps, self.eta)
         _, held = straight(*part)
         plan = midpoint_plan(part, held * inverse_position(steps.nodes[0], part)[1] / 2)
-        return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
+        return (
+            plan | noise_column(self.s_noise * fresh_std(steps, self.eta), steps, self.variance)
+            if self.stochastic
+            else plan
+        )
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

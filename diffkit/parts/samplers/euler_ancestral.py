@@ -31,11 +31,14 @@ class EulerAncestral(Sampler):
     Attributes:
         eta: Stochasticity in [0, 1].
         variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
+        s_noise: Standard deviation of the noise, > 0. Other values than 1 compensate for trained denoisers, and change
+            the marginals.
     Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16, as other libraries use this name.
     """
 
     eta: float = number(1.0, ge=0, le=1)
     variance: str = variance_option()
+    s_noise: float = number(1.0, gt=0)
     order: ClassVar[int] = 1
 
     @property
@@ -47,7 +50,11 @@ class EulerAncestral(Sampler):
         """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
         x, x_start = straight(*without_noise(steps, self.eta))
         plan = {"x": x, "x_start": x_start}
-        return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
+        return (
+            plan | noise_column(self.s_noise * fresh_std(steps, self.eta), steps, self.variance)
+            if self.stochastic
+            else plan
+        )
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from diffkit.options import integer, number
 from diffkit.parts.samplers._singlestep import trapezoid_plan, trapezoid_step
-from diffkit.protocols import Denoise, MultistageSampler, RoutedSampler, State, StepRow
+from diffkit.protocols import Denoise, EarlyNoiseSampler, MultistageSampler, RoutedSampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.table import Coefs, Steps
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("restart")
 @frozen
-class Restart(RoutedSampler, MultistageSampler):
+class Restart(EarlyNoiseSampler, RoutedSampler, MultistageSampler):
     """Down to rho_min, then `times` times: noise up to rho_max and down again; then on to level 0. Steps are Heun's.
 
     Noise erases the error of the steps before, to which a fully stochastic sampler would add at every step.

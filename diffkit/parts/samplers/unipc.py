@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from diffkit.options import choice, integer
-from diffkit.parts.samplers._coefficients import moments, step_size, straight
+from diffkit.options import choice, flag, integer
+from diffkit.parts.samplers._coefficients import finite_or_zero, moments, step_size, straight
 from diffkit.parts.samplers._multistep import (
     data_plan,
     data_step,
+    lowered_at_end,
     midpoint_slope,
     polynomial_weights,
     relative_steps,
@@ -45,6 +46,9 @@ class UniPC(Sampler):
         estimates: Number of the last estimates that the predictor uses, 1 to 3 (UniPC-p of the paper); the corrector
             has one more.
         variant: B is "bh1", ``alpha_s h``, or "bh2", ``alpha_s (1 - exp(-h))``, which the paper prefers with guidance.
+        lower_order_long: Lower the order of long steps, as below; False is the published method there, too.
+        lower_order_final: The predictor is of order 1 on the last step and of order 2 at most on the one before, on any
+            grid, as in the authors' code.
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2, predicting data; warm-up as there.
     Deviates: the predictor has its full order up to the step before the last, where the authors' code lowers it
     earlier; estimates that a long step would extend too far are left out.
@@ -52,25 +56,33 @@ class UniPC(Sampler):
 
     estimates: int = integer(2, ge=1, le=3)
     variant: str = choice("bh2", ("bh1", "bh2"))
+    lower_order_long: bool = flag(True)
+    lower_order_final: bool = flag(False)
 
     @property
     def order(self) -> int:
-        """One more than the estimates, as corrected, but at most 3: the first steps leave an error of that order."""
-        return min(self.estimates + 1, 3)
+        """One more than the estimates, as corrected, but at most 3: the first steps leave an error of that order.
+
+        It is 2 with ``lower_order_final``, as a last step of order 1 leaves an error of that order.
+        """
+        return min(self.estimates + 1, 2 if self.lower_order_final else 3)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return UniPC's coefficients of x_t, of x_start and of the earlier estimates."""
         t, s = steps
         h = step_size(steps)
         carry, held = straight(t, s)
-        u = relative_steps(t.log_snr, s.log_snr, self.estimates)
+        u = relative_steps(t.log_snr, s.log_snr, self.estimates, lower_order_long=self.lower_order_long)
         integrals = s.alpha[:, None] * moments(h, self.estimates + 1)
-        amount = np.where(np.abs(h) < _MAX_UNBOUNDED_STEP, s.alpha * h, held) if self.variant == "bh1" else held
-        predictor = self._weights(u[:, :-1], integrals[:, :-1], amount)
+        bounded = np.abs(h) < _MAX_UNBOUNDED_STEP if self.lower_order_long else np.isfinite(h)
+        amount = np.where(bounded, s.alpha * finite_or_zero(h), held) if self.variant == "bh1" else held
+        predictor = self._weights(
+            lowered_at_end(u[:, :-1]) if self.lower_order_final else u[:, :-1], integrals[:, :-1], amount
+        )
         # The corrector's further estimate lies at u = 1, before all others in the order of `polynomial_weights`.
         corrector = self._weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)
         # In encoding, a long first step would multiply the estimate at its end by exp(-h); it is not corrected.
-        risky = np.isnan(u[:, 0]) & (h < -_LONG)
+        risky = np.isnan(u[:, 0]) & (h < -_LONG) & self.lower_order_long
         corrector = np.where((np.isfinite(h) & ~risky)[:, None], corrector, 0.0)
         return data_plan(steps, _with_correction(predictor, corrector, carry, u))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffkit.errors import OptionError
-from diffkit.table import F64, ProcessTable
+from diffkit.table import F64, ProcessTable, distinct_levels
 
 
 def check_count(count: int, available: int, where: str = "the table") -> None:
@@ -23,31 +23,6 @@ def check_count_from_level_1(name: str, count: int, num_steps: int) -> None:
         raise OptionError(f"spacing '{name}1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")
 
 
-def nearest(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
-    """Return the levels nearest to given log_snr, each level at most once, ascending.
-
-    Args:
-        table: The table.
-        log_snr: At most T values, in any order; -inf is level T.
-    """
-    targets = np.sort(np.asarray(log_snr, dtype=np.float64))[::-1]
-    known = np.where(np.isfinite(table.log_snr[1:]), table.log_snr[1:], np.finfo(np.float64).min)
-    found = [table.num_steps if np.isneginf(w) else 1 + int(np.argmin(np.abs(known - w))) for w in targets]
-    return distinct(found, table.num_steps)
-
-
-def distinct(levels: list[int], num_steps: int) -> tuple[int, ...]:
-    """Return the same number of distinct levels, each moved up and then down as little as possible."""
-    out = list(levels)
-    for i in range(1, len(out)):
-        out[i] = max(out[i], out[i - 1] + 1)
-    limit = num_steps
-    for i in reversed(range(len(out))):
-        out[i] = min(out[i], limit)
-        limit = out[i] - 1
-    return tuple(out)
-
-
 def even(measure: F64, count: int) -> tuple[int, ...]:
     """Return levels that are even in a monotonic measure, from level 1 to T.
 
@@ -63,10 +38,10 @@ def even(measure: F64, count: int) -> tuple[int, ...]:
     faint = not np.isfinite(values[-1])  # no signal at T: level T is included, and the others are even below it
     inner = values[:-1] if faint else values
     if count - faint <= 1 or len(inner) < 2:
-        return distinct([1, *[num_steps] * (count - 1)], num_steps)
+        return distinct_levels([1, *[num_steps] * (count - 1)], num_steps)
     targets = np.linspace(inner[0], inner[-1], count - faint)
     found = [1 + int(np.argmin(np.abs(inner - w))) for w in targets]
-    return distinct(found + [num_steps] * faint, num_steps)
+    return distinct_levels(found + [num_steps] * faint, num_steps)
 
 
 def noise_ratio(table: ProcessTable) -> F64:

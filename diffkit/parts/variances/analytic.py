@@ -33,7 +33,7 @@ class Analytic(VarianceParameterization):
             which gives the posterior's variance.
     Source: Bao et al. 2022, arXiv:2201.06503, theorem 1; for networks that are not exact, arXiv:2206.07309.
     Deviates: level 1, where the posterior has no variance, has e alone, which is the best for the decoder's term too if
-    data is continuous; the paper's code clips it.
+    data is continuous; the paper's code clips it. Between two levels e is a line from one to the other.
     """
 
     x_start_mse: tuple[float, ...] = numbers((), ge=0)
@@ -45,6 +45,9 @@ class Analytic(VarianceParameterization):
         if len(self.x_start_mse) < table.index[-1]:
             raise OptionError(self._too_short(table))
         error = np.array(self.x_start_mse)[table.index[1:] - 1]
+        if table.fraction is not None:  # between two levels, where nothing was measured
+            above = np.array(self.x_start_mse)[np.minimum(table.index[1:], len(self.x_start_mse) - 1)]
+            error = error + table.fraction[1:] * (above - error)
         posterior = table.posterior()
         variance = posterior.variance[1:] + posterior.coef_x_start[1:] ** 2 * error
         # Without error and variance, as at level 1 of perfect models, the clipped variance is used.

@@ -126,6 +126,7 @@ NETWORKS = {
     "unet of volumes": (UNet(**SMALL), (2, 3, 4, 4)),
     "dit": (DiT(depth=2, hidden=16, heads=2, num_classes=3), IMAGE),
     "dit without classes": (DiT(depth=1, hidden=16, heads=2, checkpoint=True), IMAGE),
+    "dit with context": (DiT(depth=1, hidden=16, heads=2, patch=4, context=3), IMAGE),
     "mlp": (MLP(hidden=16, depth=2, num_classes=3, null_class=True), (2,)),
     **{f"classifier, {pool}": (Classifier(**SMALL, pool=pool), IMAGE) for pool in ("adaptive", "attention", "spatial")},
     "classifier, spatial_v2": (Classifier(**SMALL, pool="spatial_v2", resblock_updown=True), (2, 8)),
@@ -146,6 +147,11 @@ class Case:
         conditions = {"y": torch.arange(batch) % 3} if getattr(self.network, "num_labels", 0) else {}
         if getattr(self.recipe, "low_res_channels", 0):
             conditions["low_res"] = inputs((2, 4, 4), batch, seed=3)[0]
+        if getattr(self.recipe, "context", 0):
+            conditions |= {
+                "context": inputs((4, 3), batch, seed=4)[0],
+                "context_mask": torch.arange(4).expand(batch, 4),
+            }
         return *inputs(self.shape, batch), conditions
 
     def __call__(self) -> Tensor:

@@ -35,7 +35,7 @@ def sizes(network, *, time: int = BATCH) -> tuple[torch.Tensor, list[int]]:
     x, times = torch.randn(BATCH, 3, 8, 8, generator=generator), 1000 * torch.rand(time, generator=generator)
     seen = []
     evaluate = network._evaluate  # what a slice is given cannot be seen from outside: hooks end the slicing
-    network._evaluate = lambda x, emb: seen.append(len(x)) or evaluate(x, emb)
+    network._evaluate = lambda x, emb, *rest: seen.append(len(x)) or evaluate(x, emb, *rest)
     try:
         return network(x, times.expand(time) if time > 1 else times[0], y=torch.arange(BATCH) % 3), seen
     finally:

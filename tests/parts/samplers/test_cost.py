@@ -36,6 +36,7 @@ COST = {
     "lms": (1, 6),
     "pndm": (1, 7),
     "restart": (2, 6),
+    "rk4": (4, 13),
     "sde_dpmpp_2m": (1, 4),
     "sde_dpmpp_3m": (1, 5),
     "unipc": (1, 4),

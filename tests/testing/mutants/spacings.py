@@ -8,7 +8,7 @@ import numpy as np
 from attrs import field, frozen
 
 from diffkit.options import integer
-from diffkit.protocols import LevelSpacing
+from diffkit.protocols import GridSpacing, LevelSpacing
 from mutants import Mutant
 
 
@@ -61,7 +61,27 @@ class OneMore(Even):
         return sorted({int(k) for k in np.linspace(1, table.num_steps, self.count + 1).round()})
 
 
+@frozen
+class Between(GridSpacing):
+    """Evenly in log_snr between the ends, written out."""
+
+    count: int = integer(5, ge=1)
+
+    def log_snr(self, table):
+        known = table.log_snr[np.isfinite(table.log_snr)]
+        return np.linspace(known[0], known[-1], self.count + 1)[1:]
+
+
+@frozen
+class NoisiestFirst(Between):
+    """In the order in which samplers visit them."""
+
+    def log_snr(self, table):
+        return Between.log_snr(self, table)[::-1]
+
+
 MUTANTS = [
+    Mutant("spacing", NoisiestFirst(), Between(), "noise_between_levels", "descending log_snr"),
     Mutant("spacing", OneMore(), Even(), "count_as_given", "5 levels"),
     Mutant("spacing", FromZero(), Even(), "levels_of_the_table", "ascending levels in 1"),
     Mutant("spacing", Drawn(), Even(), "same_table_same_levels", "the same levels"),

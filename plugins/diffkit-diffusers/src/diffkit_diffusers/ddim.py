@@ -10,6 +10,7 @@ from attrs import frozen
 
 from diffkit.options import number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit_diffusers._ends import ended
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,14 +43,10 @@ class DiffusersDDIM(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
-        t, s = steps
-        rest = 1 - self.final_alpha_bar
-        ends = (s.sigma == 0) & (rest > 0)
-        alpha, sigma = np.where(ends, self.final_alpha_bar**0.5, s.alpha), np.where(ends, rest**0.5, s.sigma)
-        log_snr = np.where(ends, np.log(self.final_alpha_bar / rest) if rest else np.inf, s.log_snr)
-        std = self.eta * sigma * np.sqrt(-np.expm1(np.minimum(t.log_snr - log_snr, 0)))
-        keep = np.sqrt(np.maximum(sigma**2 - std**2, 0)) / t.sigma
-        plan = {"x": keep, "x_start": alpha - keep * t.alpha}
+        t, s = ended(steps, self.final_alpha_bar)
+        std = self.eta * s.sigma * np.sqrt(-np.expm1(np.minimum(t.log_snr - s.log_snr, 0)))
+        keep = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma
+        plan = {"x": keep, "x_start": s.alpha - keep * t.alpha}
         return plan | {"noise": std} if self.stochastic else plan
 
     def step(

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 import diffkit
 from diffkit import OptionError
 from diffkit.registry.resolve import Slot
 from diffkit_diffusers.backbones import DiffusersUNet2D
-from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.networks import LabelledNetwork
-from diffkit_diffusers.reading import MEANS, from_scheduler_config
+from diffkit_diffusers.reading import from_scheduler_config
+from diffkit_diffusers.schedulers import SCALES_INPUT
+from diffkit_diffusers.writing import to_scheduler_config
 
-PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+PIPELINES = {"DDPMPipeline": 1000, "DDIMPipeline": 50}
+"""The pipelines that can be opened, and how many steps they take by default."""
 
 
 def open_pipeline(folder: str | Path, **slots: Any) -> diffkit.System:
@@ -45,7 +46,7 @@ def open_pipeline(folder: str | Path, **slots: Any) -> diffkit.System:
         model = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
     except OSError as error:
         raise OptionError(f"{folder} has no weights that can be read; they must be safetensors: {error}") from error
-    reading = from_scheduler_config(folder / "scheduler")
+    reading = from_scheduler_config(folder / "scheduler", steps=PIPELINES[index["_class_name"]])
     sides = config["sample_size"]
     data_shape = (config["in_channels"], *((sides, sides) if isinstance(sides, int) else sides))
     system = reading.compose(**{"backbone": _recipe(config), "data_shape": data_shape} | slots)
@@ -55,33 +56,42 @@ def open_pipeline(folder: str | Path, **slots: Any) -> diffkit.System:
 
 
 def write_pipeline(system: diffkit.System, folder: str | Path, *, sampler: Slot = None) -> Path:
-    """Write a system as a DDPMPipeline that ``DDPMPipeline.from_pretrained`` opens.
+    """Write a system as a pipeline that ``DiffusionPipeline.from_pretrained`` opens.
+
+    That is a DDIMPipeline for a DDIMScheduler, and a DDPMPipeline for other schedulers.
 
     Args:
         system: Its network must be one of diffusers (backbone="diffusers_unet2d").
         folder: Made if it is not there.
-        sampler: Keep this sampler, in a `DiffkitScheduler`: opening the folder then needs this package. None writes a
-            DDPMScheduler, which anybody has.
+        sampler: Write this sampler, in a `DiffkitScheduler`: opening the folder then needs this package. None writes
+            the scheduler that has the system's own sampler, which anybody has.
     Returns:
         The folder.
     Raises:
-        OptionError: The system has something that no DDPMPipeline has; every such thing is listed.
+        OptionError: The system has something that no such pipeline has; every such thing is listed.
     """
-    from diffusers import DDPMPipeline, DDPMScheduler
+    import diffusers
 
     from diffkit_diffusers.scheduler import DiffkitScheduler
 
-    problems = list(_network_problems(system)) + ([] if sampler is not None else list(_scheduler_problems(system)))
+    problems, config = list(_network_problems(system)), {}
+    if sampler is None:
+        try:
+            config = to_scheduler_config(system)
+        except OptionError as error:
+            problems += [line.strip() for line in str(error).splitlines()[1:]]
+        if config.get("_class_name") in SCALES_INPUT:
+            problems.append(f"a pipeline does not scale the input as {config['_class_name']} needs; pass sampler=")
     if problems:
-        raise OptionError("\n  ".join(["this system cannot be written as a DDPMPipeline:", *problems]))
+        raise OptionError("\n  ".join(["this system cannot be written as a pipeline of diffusers:", *problems]))
+    name = config.pop("_class_name", None)
     scheduler = (
-        DDPMScheduler(**_scheduler_config(system))
-        if sampler is None
-        else DiffkitScheduler.from_system(system, sampler=sampler)
+        DiffkitScheduler.from_system(system, sampler=sampler) if name is None else getattr(diffusers, name)(**config)
     )
+    pipeline = diffusers.DDIMPipeline if name == "DDIMScheduler" else diffusers.DDPMPipeline
     assert isinstance(system.network, LabelledNetwork)
     folder = Path(folder)
-    DDPMPipeline(unet=system.network.model, scheduler=scheduler).save_pretrained(folder)
+    pipeline(unet=system.network.model, scheduler=scheduler).save_pretrained(folder)
     return folder
 
 
@@ -102,41 +112,3 @@ def _network_problems(system: diffkit.System) -> list[str]:
     if isinstance(system.parts.backbone, DiffusersUNet2D):
         return []
     return [f"backbone {system.parts.names['backbone']!r} is no UNet2DModel; compose with backbone='diffusers_unet2d'"]
-
-
-def _scheduler_problems(system: diffkit.System) -> list[str]:
-    """What a DDPMScheduler cannot say."""
-    table, names = system.table, system.parts.names
-    times = np.arange(system.num_steps)
-    found = []
-    if not np.allclose(table.total_std, 1, atol=1e-12):
-        found.append(f"schedule {names['schedule']!r} does not preserve the variance; pass sampler=")
-    if not np.allclose(table.time[1:], times, atol=1e-9):
-        found.append("the network is conditioned on other times than 0, 1, ..., T - 1; pass sampler=")
-    if names["mean"] not in MEANS.values():
-        found.append(f"mean {names['mean']!r} is none of {', '.join(MEANS.values())}; pass sampler=")
-    if names["var"] not in ("fixed_small", "fixed_large", "learned_range"):
-        found.append(f"var {names['var']!r} is none of fixed_small, fixed_large, learned_range; pass sampler=")
-    return found
-
-
-def _scheduler_config(system: diffkit.System) -> dict[str, Any]:
-    schedule, names = system.parts.schedule, system.parts.names
-    config: dict[str, Any] = {
-        "num_train_timesteps": system.num_steps,
-        "prediction_type": {mean: prediction for prediction, mean in MEANS.items()}[names["mean"]],
-        "variance_type": names["var"],
-        "clip_sample": system.settings.clip_x_start,
-    }
-    plain = isinstance(schedule, DiffusersBetas) and system.settings.train_spacing is None
-    if isinstance(schedule, DiffusersBetas) and plain and not schedule.smallest_alpha_bar:
-        config |= {
-            "beta_start": schedule.beta_start,
-            "beta_end": schedule.beta_end,
-            "beta_schedule": schedule.beta_schedule,
-            "trained_betas": None if schedule.trained_betas is None else list(schedule.trained_betas),
-            "rescale_betas_zero_snr": schedule.rescale_zero_snr,
-        }
-    else:
-        config["trained_betas"] = system.table.beta[1:].tolist()
-    return config

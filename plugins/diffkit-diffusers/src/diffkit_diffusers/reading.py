@@ -2,7 +2,7 @@
 
 reading = from_scheduler_config("stable-model/scheduler")
 system = reading.compose(backbone=network, data_shape=(3, 64, 64))
-images = system.sample(4, steps=reading.levels(50))
+images = system.sample(4, steps=reading.steps(20))
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import attrs
 from attrs import field, frozen
 
 import diffkit
 from diffkit import OptionError
-from diffkit.guidance import StaticThreshold
+from diffkit.errors import did_you_mean
 from diffkit.protocols import Guidance
-from diffkit.table import F64, ProcessTable
+from diffkit.registry import registry
+from diffkit.registry.resolve import resolve, resolve_several
+from diffkit.table import ProcessTable
 from diffkit_diffusers.betas import SHAPES, DiffusersBetas
-
-Config = Mapping[str, Any]
+from diffkit_diffusers.schedulers import SCHEDULERS, Config, Scheduler
+from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
 
 MEANS = {"epsilon": "eps", "sample": "x_start", "v_prediction": "v"}
 """diffusers' prediction types and the mean parameterizations they are."""
@@ -36,39 +38,10 @@ VARIANCES = {
 }
 """diffusers' variance types; its "fixed_large_log" takes the root of a logarithm, and what it stands for is read."""
 
-SOLVERS = {
-    ("dpmsolver++", 1): "ddim",
-    ("dpmsolver++", 2): "dpmpp_2m",
-    ("dpmsolver++", 3): "dpmpp_3m",
-    ("sde-dpmsolver++", 2): "sde_dpmpp_2m",
-}
-"""algorithm_type and solver_order of a DPMSolverMultistepScheduler, and the samplers they are."""
-
-_SPACINGS = ("linspace", "leading", "trailing")
-_TINY = 2.0**-24
+TINY = 2.0**-24
 """diffusers' stand-in for no signal where its solver divides by it."""
-
-_CLASSES: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True, "variance_type": "fixed_small"},
-    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
-    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
-    "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
-}
-"""The schedulers that are read, and those of their defaults in which they differ."""
-
-_ONLY: dict[str, Any] = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-    "timestep_type": "discrete",
-    "interpolation_type": "linear",
-    "final_sigmas_type": "zero",
-    "solver_type": "midpoint",
-}
-"""Keys of which one value alone can be read: the others put steps between the levels of the chain, or end elsewhere."""
+STEPS = 50
+"""The number of steps of most of diffusers' pipelines, where a call does not give one."""
 
 
 @frozen
@@ -77,19 +50,13 @@ class SchedulerReading:
 
     Attributes:
         scheduler: Name of the scheduler's class.
-        slots: Keyword arguments of `diffkit.compose`.
-        guidance: To be given to ``system.sample``; empty unless estimates are clipped to another range than [-1, 1].
-        spacing: "linspace", "leading" or "trailing".
-        offset: Added to the timesteps of "leading".
-        clipped_log_snr: Levels below it are left out ("lambda_min_clipped", DPM-Solver only).
+        slots: Keyword arguments of `diffkit.compose`; ``sampling`` has the spacing and the guidance that clips.
+        spacing: Where the scheduler's steps are, for the number that ``sampling`` has.
     """
 
     scheduler: str
     slots: Mapping[str, Any] = field(hash=False)
-    guidance: tuple[Guidance, ...]
-    spacing: str
-    offset: int
-    clipped_log_snr: float
+    spacing: DiffusersSpacing
 
     @property
     def num_steps(self) -> int:
@@ -99,88 +66,70 @@ class SchedulerReading:
     @property
     def table(self) -> ProcessTable:
         """Noise levels of the training chain."""
-        schedule: DiffusersBetas = self.slots["schedule"]
-        return schedule.table(self.num_steps)
+        table: ProcessTable = resolve("schedule", self.slots["schedule"])[0].table(self.num_steps)
+        return table
+
+    @property
+    def guidance(self) -> tuple[Guidance, ...]:
+        """What clips estimates in another way than to [-1, 1]; a call with guidance of its own adds these to it."""
+        return tuple(part for part, _ in resolve_several("guidance", self.slots["sampling"].get("guidance")))
+
+    @property
+    def stochastic(self) -> bool:
+        """True if any noise is added while sampling."""
+        return bool(resolve("sampler", self.slots["sampler"])[0].stochastic)
 
     def compose(self, **slots: Any) -> diffkit.System:
         """Return a system; any slot, such as backbone and data_shape, may be given or overridden."""
         return diffkit.compose(**{**self.slots, **slots})
 
-    def levels(self, n: int) -> list[int]:
-        """Return the levels that the scheduler visits in n steps, ascending; for ``system.sample(steps=...)``.
-
-        Level k is diffusers' timestep k - 1. Where diffusers would go between two levels, the nearer one is taken.
-        Every step ends where the next begins; one of diffusers' DDIMScheduler ends T // n timesteps lower, which is
-        elsewhere for "linspace", and for "trailing" where n does not divide T.
-        """
+    def steps(self, n: int) -> DiffusersSpacing:
+        """Return where the scheduler's n steps are; for ``system.sample(steps=...)``."""
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= self.num_steps:
             raise OptionError(f"steps must be an integer in 1..{self.num_steps}, got {n!r}")
-        top, extra = self.num_steps, 0
-        if self.scheduler == "DPMSolverMultistepScheduler":
-            lowest = 2 * self.clipped_log_snr  # its lambda is half of log_snr
-            top, extra = int(np.count_nonzero(self.table.log_snr[1:] >= lowest)), 1
-        timesteps: F64
-        if self.spacing == "linspace":
-            timesteps = np.linspace(0, top - 1, n + extra).round()[extra:]
-        elif self.spacing == "leading":
-            timesteps = np.arange(float(n + extra))[extra:] * (top // (n + extra)) + self.offset
-        else:
-            timesteps = np.arange(top, 0, -self.num_steps / n).round()[::-1] - 1
-        levels = [int(t) + 1 for t in timesteps]
-        if len(set(levels)) < len(levels) or levels[0] < 1 or levels[-1] > self.num_steps:
-            raise OptionError(
-                f"{self.scheduler} with timestep_spacing={self.spacing!r} and steps_offset={self.offset} has no {n} "
-                f"different timesteps below {self.num_steps}; use fewer steps"
-            )
-        return levels
+        return attrs.evolve(self.spacing, count=n)
+
+    def levels(self, n: int) -> list[int]:
+        """Return the levels that the scheduler visits in n steps, ascending; level k is diffusers' timestep k - 1.
+
+        Every step ends where the next begins; one of diffusers' DDIMScheduler ends T // n timesteps lower, which is
+        elsewhere for "linspace", and for "trailing" where n does not divide T.
+
+        Raises:
+            OptionError: There are fewer, or the scheduler goes between levels.
+        """
+        return list(self.steps(n).levels(self.table))
 
 
-def from_scheduler_config(source: str | Path | Config, *, eta: float = 0.0) -> SchedulerReading:
-    """Read the configuration of a DDPM, DDIM, DPM-Solver (multistep) or Euler scheduler.
+def from_scheduler_config(
+    source: str | Path | Config, *, eta: float = 0.0, steps: int = STEPS, mu: float | None = None
+) -> SchedulerReading:
+    """Read the configuration of a scheduler; README.md lists the classes.
 
     Args:
         source: The file, a folder that holds ``scheduler_config.json``, or its content.
         eta: Stochasticity of a DDIMScheduler, which diffusers is told at sampling time.
+        mu: Shift of noise levels by the size of images, which diffusers is told at sampling time if
+            use_dynamic_shifting is True.
+        steps: How many steps the composed system takes by default, which diffusers is told at sampling time, too; on a
+            chain that has fewer, as many as it has.
     Raises:
-        OptionError: The file cannot be read, or asks for what diffkit cannot do; every such thing is listed.
+        OptionError: The file cannot be read, or has options that diffkit cannot do; every one is listed.
     """
     given = source if isinstance(source, Mapping) else _content(Path(source))
-    name = given.get("_class_name")
-    if name not in _CLASSES:
+    record = SCHEDULERS.get(str(given.get("_class_name")))
+    if record is None:
+        name = given.get("_class_name")
         what = f"a scheduler of class {name!r}" if name else "a scheduler's configuration without '_class_name'"
-        raise OptionError(f"{what} cannot be read; these can: {', '.join(_CLASSES)}")
-    config = {**_COMMON, **_CLASSES[name], **{k: v for k, v in given.items() if v is not None or k not in _COMMON}}
-    if problems := list(_problems(name, config)):
-        raise OptionError("\n  ".join([f"this {name} cannot be read:", *problems]))
-    schedule = _schedule(name, config)
-    return SchedulerReading(
-        scheduler=name,
-        slots=_slots(name, config, schedule, eta),
-        guidance=_guidance(config),
-        spacing=config["timestep_spacing"],
-        offset=int(config["steps_offset"]),
-        clipped_log_snr=float(config.get("lambda_min_clipped", -np.inf)),
-    )
-
-
-_COMMON: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "variance_type": None,
-    "clip_sample": False,
-    "clip_sample_range": 1.0,
-    "thresholding": False,
-    "sample_max_value": 1.0,
-    "steps_offset": 0,
-    "set_alpha_to_one": True,
-    "rescale_betas_zero_snr": False,
-    "algorithm_type": "dpmsolver++",
-    "solver_order": 2,
-}
+        raise OptionError(f"{what} cannot be read; these can: {', '.join(SCHEDULERS)}")
+    # None is written where a default is not known
+    config = {**record.options, **{k: v for k, v in given.items() if k in record.options and v is not None}}
+    if problems := [*_unknown(given), *_problems(record, config, mu)]:
+        raise OptionError("\n  ".join([f"this {record.name} cannot be read:", *problems]))
+    chain = _CHAINS[record.chain](record, config)
+    table = resolve("schedule", chain["schedule"])[0].table(chain["num_steps"])
+    spacing = _spacing(record, config, table, steps, mu)
+    return SchedulerReading(record.name, _slots(record, config, chain, spacing, table, eta), spacing)
 
 
 def _content(path: Path) -> Config:
@@ -194,75 +143,177 @@ def _content(path: Path) -> Config:
     return content
 
 
-def _problems(name: str, config: Config) -> Iterator[str]:
+# ---- what cannot be read ---------------------------------------------------------------------------------------------
+
+
+def _unknown(given: Config) -> Iterator[str]:
+    """Options that no scheduler here has. One of another class changes nothing in diffusers either."""
+    known = {name for record in SCHEDULERS.values() for name in record.options}
+    for name, value in given.items():
+        if not name.startswith("_") and name not in known and value is not None and value is not False:
+            yield f"{name}={value!r} is not known{did_you_mean(name, sorted(known))}"
+
+
+def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[str]:
     """One sentence for each thing that diffkit cannot do as diffusers does."""
-    for key, readable in _ONLY.items():
-        if (config.get(key) or readable) != readable:
-            yield f"{key}={config[key]!r} is not supported; only {readable!r} is"
-    choices = {"prediction_type": MEANS, "timestep_spacing": _SPACINGS}
-    choices |= {} if config["trained_betas"] is not None else {"beta_schedule": SHAPES}
-    for key, among in choices.items():
-        if config[key] not in among:
+    for name in record.fixed(config):
+        yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
+    for key, among in _choices(record, config).items():
+        if key in config and config[key] not in among:
             yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} are"
-    if config["variance_type"] is not None and config["variance_type"] not in VARIANCES:
+    variance = config.get("variance_type")
+    if variance is not None and variance not in VARIANCES:
         yield (
-            f"variance_type={config['variance_type']!r} is not supported: diffusers takes the network's output for a "
+            f"variance_type={variance!r} is not supported: diffusers takes the network's output for a "
             f"variance there, not for its logarithm; {', '.join(map(repr, VARIANCES))} are"
         )
-    solver = (config["algorithm_type"], config["solver_order"])
-    if name == "DPMSolverMultistepScheduler" and solver not in SOLVERS:
-        known = ", ".join(f"{a} of order {order}" for a, order in SOLVERS)
-        yield f"algorithm_type={solver[0]!r} of solver_order={solver[1]!r} is not supported; these are: {known}"
-    if config["thresholding"] and config["sample_max_value"] != 1:
-        yield (
-            f"thresholding with sample_max_value={config['sample_max_value']!r} is not supported; only 1.0 is, which "
-            "is clipping. Turn it off and give guidance=diffkit.guidance.DynamicThreshold() to system.sample"
+    if record.solver(config) is None:
+        keys = list(dict.fromkeys(key for solver in record.solvers for key in solver.when))
+        yield f"{_options(config, keys)} is not supported; these are: " + ", ".join(
+            dict.fromkeys(_options(solver.when, keys) for solver in record.solvers)
         )
+    limit = config.get("sample_max_value", 1.0)
+    if config.get("thresholding") and limit < 1:
+        yield (
+            f"thresholding with sample_max_value={limit!r} is not supported: diffusers multiplies every estimate by "
+            f"{1 / limit:g} there; 1.0 and more are"
+        )
+    package, schedule, _ = _PACKAGES.get(record.chain, (None, None, None))
+    if package is not None and schedule not in registry("schedule").names():
+        yield f"it needs the package {package}; pip install {package}"
+    if config.get("use_dynamic_shifting") and record.chain == "flow" and mu is None:
+        yield "use_dynamic_shifting=True needs mu, which diffusers is told at each call; pass mu="
+    if sum(bool(config.get(f"use_{kind}")) for kind in SIGMAS) > 1:
+        yield "of " + ", ".join(f"use_{kind}" for kind in SIGMAS) + " only one can be True"
 
 
-def _schedule(name: str, config: Config) -> DiffusersBetas:
+def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
+    """The values of an option that can be read."""
+    found: dict[str, Any] = {
+        "prediction_type": ("epsilon",) if record.chain == "edm" else MEANS,
+        "timestep_spacing": TIMES,
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "sigma_schedule": ("karras", "exponential"),
+        "time_shift_type": ("exponential", "linear"),
+    }
+    return found | ({} if config.get("trained_betas") is not None else {"beta_schedule": SHAPES})
+
+
+def _options(config: Config, keys: list[str]) -> str:
+    return " ".join(f"{key}={config[key]!r}" for key in keys if key in config)
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+SIGMAS = {
+    "karras_sigmas": "karras",
+    "exponential_sigmas": "exponential",
+    "beta_sigmas": "beta",
+    "lu_lambdas": "lu",
+}
+"""Names of the switches, after "use_", and what `DiffusersSpacing.sigmas` says for them."""
+
+
+_PACKAGES = {"edm": ("diffkit-edm", "edm_karras", "edm"), "flow": ("diffkit-flow", "flow_linear", "flow")}
+"""Package, schedule and mean of the chains that are not made of betas."""
+
+
+def _of_betas(record: Scheduler, config: Config) -> dict[str, Any]:
     betas = config["trained_betas"]
-    zero_snr = bool(config["rescale_betas_zero_snr"])
-    divides = name in ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
-    return DiffusersBetas(
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    schedule = DiffusersBetas(
         beta_start=config["beta_start"],
         beta_end=config["beta_end"],
         beta_schedule=config["beta_schedule"] if betas is None else "linear",
         trained_betas=None if betas is None else tuple(float(beta) for beta in betas),
         rescale_zero_snr=zero_snr,
-        smallest_alpha_bar=_TINY if zero_snr and divides else 0.0,
+        smallest_alpha_bar=TINY if zero_snr and record.divides else 0.0,
     )
+    return {"schedule": schedule, "mean": MEANS[config["prediction_type"]], **_times(config)}
 
 
-def _slots(name: str, config: Config, schedule: DiffusersBetas, eta: float) -> dict[str, Any]:
-    num_steps = int(config["num_train_timesteps"])
-    var = VARIANCES[config["variance_type"] or "fixed_small"]
-    clips = config["thresholding"] or (config["clip_sample"] and config["clip_sample_range"] == 1)
+def _of_edm(record: Scheduler, config: Config) -> dict[str, Any]:
+    _, schedule, mean = _PACKAGES["edm"]
+    options = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "rho")}
+    precondition = {"sigma_data": float(config["sigma_data"])}
+    return {"schedule": (schedule, options), "mean": (mean, precondition), **_times(config)}
+
+
+def _of_flow(record: Scheduler, config: Config) -> dict[str, Any]:
+    _, schedule, mean = _PACKAGES["flow"]
+    scale = float(config["num_train_timesteps"])
+    return {"schedule": (schedule, {"time_scale": scale}), "mean": mean, **_times(config)}
+
+
+def _times(config: Config) -> dict[str, Any]:
+    return {"num_steps": int(config["num_train_timesteps"]), "rescale_time": False}
+
+
+_CHAINS = {"betas": _of_betas, "edm": _of_edm, "flow": _of_flow}
+
+
+def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int, mu: float | None) -> DiffusersSpacing:
+    """The spacing of that many steps, or of the most there are."""
+    lowest = config.get("lambda_min_clipped", -float("inf"))
+    spacing = DiffusersSpacing(
+        count=1,
+        scheduler=record.name,
+        timestep_spacing=config.get("timestep_spacing", "linspace"),
+        steps_offset=int(config.get("steps_offset", 0)),
+        sigmas=config.get("sigma_schedule")
+        or next((kind for key, kind in SIGMAS.items() if config.get(f"use_{key}")), "timesteps"),
+        sigma_min=config.get("sigma_min") if record.chain == "betas" else None,
+        sigma_max=config.get("sigma_max") if record.chain == "betas" else None,
+        rho=float(config.get("rho", 7.0)),
+        shift=float(config.get("shift", 1.0)),
+        mu=mu if config.get("use_dynamic_shifting") else None,
+        time_shift_type=config.get("time_shift_type", "exponential") if record.chain == "flow" else "exponential",
+        shift_terminal=config.get("shift_terminal") if record.chain == "flow" else None,
+        whole_times=record.name != "DPMSolverMultistepScheduler" or config["beta_schedule"] != "squaredcos_cap_v2",
+        half_steps=config.get("skip_prk_steps") is False,
+        lambda_min_clipped=None if lowest == -float("inf") else float(lowest),
+    )
+    for count in range(min(steps, table.num_steps), 1, -1):
+        try:
+            attrs.evolve(spacing, count=count).levels(table)
+        except OptionError:
+            continue
+        return attrs.evolve(spacing, count=count)
+    return spacing
+
+
+def _slots(
+    record: Scheduler, config: Config, chain: Config, spacing: DiffusersSpacing, table: ProcessTable, eta: float
+) -> dict[str, Any]:
+    var = VARIANCES[config.get("variance_type") or "fixed_small"]
+    guidance = _guidance(config)
     return {
-        "schedule": schedule,
-        "mean": MEANS[config["prediction_type"]],
+        **chain,
         "var": var,
         "loss": "hybrid" if var == "learned_range" else "simple",
-        "sampler": _sampler(name, config, schedule, num_steps, eta),
-        "num_steps": num_steps,
-        "rescale_time": False,
-        "clip_x_start": bool(clips),
+        "sampler": _sampler(record, config, table, eta),
+        "clip_x_start": bool(config.get("clip_sample")) and not guidance,
+        "sampling": {"steps": spacing} | ({"guidance": guidance} if guidance else {}),
     }
 
 
-def _sampler(name: str, config: Config, schedule: DiffusersBetas, num_steps: int, eta: float) -> Any:
-    if name == "DDPMScheduler":
-        return "ancestral"
-    if name == "DDIMScheduler":
-        final = 1.0 if config["set_alpha_to_one"] else float(schedule.table(num_steps).alpha_bar[1])
-        return ("diffusers_ddim", {"eta": eta, "final_alpha_bar": final})
-    if name == "EulerDiscreteScheduler":
-        return "euler"
-    return SOLVERS[config["algorithm_type"], config["solver_order"]]
+def _sampler(record: Scheduler, config: Config, table: ProcessTable, eta: float) -> tuple[str, dict[str, Any]]:
+    solver = record.solver(config)
+    assert solver is not None, "a configuration without a solver has been refused"
+    end = float(table.alpha_bar[1]) if record.ends_at_level_1(config) else 1.0
+    name, options = solver.slot(config, end)
+    return name, options | ({"eta": eta} if record.name == "DDIMScheduler" else {})
 
 
-def _guidance(config: Config) -> tuple[Guidance, ...]:
-    limit = config["clip_sample_range"]
-    if config["clip_sample"] and not config["thresholding"] and limit != 1:
-        return (StaticThreshold(float(limit)),)
-    return ()
+def _guidance(config: Config) -> list[dict[str, Any]]:
+    """What clips estimates, other than to [-1, 1]."""
+    if config.get("thresholding"):
+        return [
+            {
+                "name": "dynamic_threshold",
+                "percentile": float(config["dynamic_thresholding_ratio"]),
+                "largest": float(config["sample_max_value"]),
+            }
+        ]
+    limit = float(config.get("clip_sample_range", 1.0))
+    return [{"name": "static_threshold", "limit": limit}] if config.get("clip_sample") and limit != 1 else []

@@ -274,9 +274,9 @@ class DiffkitScheduler(SchedulerMixin, ConfigMixin):
         """Run all steps on a few numbers on the CPU, to see at which levels the network will be asked."""
         found: list[_Evaluation] = []
         parts = self.system.parts
-        channels = self.system.data_shape[0]
+        channels = self.system.parts.data_shape[0]
         generator = torch.Generator().manual_seed(0)
-        shape = (1, channels, *(1,) * (len(self.system.data_shape) - 1))
+        shape = (1, channels, *(1,) * (len(self.system.parts.data_shape) - 1))
         x = torch.randn(shape, dtype=torch.float64, generator=generator)
         answer = x.new_zeros(1, channels * (1 + parts.var.extra_outputs), *shape[2:])
         denoiser = self.system.denoiser(lambda x, time: answer)

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
+from diffkit.protocols import Denoise, EarlyNoiseSampler, MultistageSampler, State, StepRow
 from diffkit_edm._second_order import second_order_plan, second_order_step
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class EDMStochastic(MultistageSampler):
+class EDMStochastic(EarlyNoiseSampler, MultistageSampler):
     """Raise the noise from sigma to ``(1 + gamma) sigma``, then step down with Heun's method from there.
 
     ``gamma = min(churn / T, sqrt(2) - 1)`` at levels between churn_min and churn_max, else 0. The raised level lies

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from diffkit.errors import problem
 from diffkit.options import flag, integer
-from diffkit.protocols import Composition, Denoise, RoutedSampler, State, StepRow
+from diffkit.protocols import Composition, Denoise, EarlyNoiseSampler, RoutedSampler, State, StepRow
 from diffkit.table import Coefs, Steps
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class FlowMap(RoutedSampler):
+class FlowMap(EarlyNoiseSampler, RoutedSampler):
     """``x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) A``, A the network's x_start towards s.
 
     With the exact flow map any number of steps, one included, gives exact samples. One evaluation a step.

@@ -1,0 +1,1 @@
+"""Codecs, one registered name per file."""
