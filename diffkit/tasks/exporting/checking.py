@@ -21,7 +21,7 @@ from diffkit.runtime.strict_json import parse_json, reason
 from diffkit.runtime.weights_files import weights_record
 from diffkit.system.module import System
 from diffkit.tasks.exporting import host
-from diffkit.tasks.exporting.export import FORMAT, LIBRARY, METADATA, ONNX, PROGRAM
+from diffkit.tasks.exporting.writing import FORMAT, LIBRARY, METADATA, ONNX, PROGRAM
 
 LIMITS = {PROGRAM: 5e-5, LIBRARY: 1e-4, ONNX: 2e-4}
 """Largest difference of samples, relative to the largest of them."""
@@ -147,7 +147,8 @@ def _expected(record: Mapping[str, Any], system: System, given: Mapping[str, Ten
     drawn = None if noise is None else iter(noise)
     with job.running("", program.num_steps, progress=False) as advance:
         start = x * float(job.table.total_std[-1])
-        return job.finish(program, rows, start, None if drawn is None else lambda: next(drawn), advance)
+        z = job.finish(program, rows, start, None if drawn is None else lambda: next(drawn), advance)
+        return system.from_latents(z)
 
 
 def _run(path: Path, given: Mapping[str, Tensor]) -> np.ndarray:

@@ -59,7 +59,7 @@ class Walk(nn.Module):
         state = program.sampler.init(x)
         for denoise, steps in _loops(attrs.evolve(job, conditions=found), program):
             x, state = self._loop(denoise, steps, x, state, noise)
-        return x
+        return system.from_latents(x)
 
     def _loop(
         self, denoise: Denoiser, steps: range, x: Tensor, state: State, noise: Tensor | None

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,11 @@ from torch.export import ExportedProgram
 
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, OptionError, SpecError, needed
-from diffkit.registry.resolve import Slot
 from diffkit.runtime.files import flush, replacing, unwrap_module
 from diffkit.runtime.strict_json import reason
 from diffkit.runtime.weights_files import weights_record
-from diffkit.spacing import Spacing
+from diffkit.system.call_options import JobOptions, conditions_in, options_in, shows_options
 from diffkit.system.conditions import refuse
-from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling_defaults import plain_steps
@@ -36,6 +34,7 @@ METADATA = "diffkit.json"
 PROGRAM, LIBRARY, ONNX = "torch.export", "AOTInductor", "ONNX"
 
 
+@shows_options(JobOptions)
 def export(
     system: System,
     to: str | Path,
@@ -43,50 +42,48 @@ def export(
     loop: bool = True,
     compiled: bool = False,
     draw_noise: bool = False,
-    sampler: Slot = None,
-    steps: Spacing | object = "<the system's>",
-    guidance: GuidanceSlot | object = "<the system's>",
-    clip: bool | None = None,
-    **conditions: Any,
+    **options: Unpack[JobOptions],
 ) -> Path:
     """Write sampling, or the network alone, into one file that runs where diffkit is not installed.
 
     The file takes standard normal noise x (batch, C, *S), for a batch of any size, then the noise of the steps
-    (steps, batch, C, *S) if the sampler adds noise, then the conditions, in the order of their names, and returns
-    samples (batch, C, *S). The steps are a loop in it, so its size does not grow with their number. The network alone
-    takes x, time (batch,) and the conditions. What it takes is also written inside: spec, versions, inputs.
+    (steps, batch, C, *S) if the sampler adds noise, then the conditions, in the order given here, and returns samples
+    (batch, C, *S). The steps are a loop in it, so its size does not grow with their number. The network alone takes x,
+    time (batch,) and the conditions. What it takes and where it comes from is written inside as well.
 
     Args:
-        system: The system, on the CPU or a GPU, where the file will run.
-        to: The file: ``.pt2`` for PyTorch, ``.onnx`` for ONNX, which needs the packages onnx and onnxscript.
+        system: The system, on the device where the file will run.
+        to: The file: ``.pt2`` for PyTorch, ``.onnx`` for ONNX, which needs the extra "onnx".
         loop: False writes the network alone.
         compiled: Compile the graph to a library inside the .pt2 file (AOTInductor), for machines like this one. It
             needs a C++ compiler.
         draw_noise: Draw the noise of the steps in the file, from torch's generator, in place of an input.
-        sampler, steps, guidance, clip: As in `System.sample`, with the system's defaults.
-        conditions: An example of each condition, as for `System.sample`: their names, shapes and dtypes are those of
-            the file's inputs. y, class numbers, needs no example.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: An example of each condition, as for `System.sample`: its name, shape and dtype are those of the
+            file's input. y, class numbers, needs no example.
     Returns:
         The path.
     Raises:
         OptionError: An argument is wrong, a condition is no tensor, or torch cannot make this one graph.
-        MissingExtraError: A package for ONNX is missing.
+        MissingExtraError: The extra "onnx" is missing.
         CheckpointError: The file cannot be written.
     """
     path = Path(to)
     kind = _kind(path, compiled, draw_noise)
+    conditions = conditions_in(options, JobOptions)
     if system.parts.classes and "y" not in conditions:
         conditions["y"] = 0
-    given = {"sampler": sampler, "clip": clip}
-    for name, value in (("steps", steps), ("guidance", guidance)):
-        given |= {} if isinstance(value, str) and value.startswith("<") else {name: value}
+    given = {**(system.settings.sampling or {}), **options_in(options, JobOptions)}
+    if given.pop("compile", False):
+        raise OptionError("compile is for calls of the system; use compiled=True to compile the file")
+    if given.pop("seed", None) is not None:
+        raise OptionError("a file has no seed: its noise is given at each call")
     job = system.prepare(2, **given, **conditions)
     taken = _conditions(job, conditions)
-    module, inputs, what = _sampling(system, job, taken, draw_noise) if loop else _network(system, job, taken)
-    record = _record(system, job, kind, inputs, loop) | {"draws_noise": draw_noise}
+    module, inputs, what = _sampling(system, job, taken, draw_noise) if loop else _network(job, taken)
+    record = _record(system, job, kind, inputs, loop, draw_noise)
     if loop:
-        used = {**(system.settings.sampling or {}), **given}
-        record["sampling"] = _plain_sampling(job, used.get("steps"))
+        record["sampling"] = _plain_sampling(job, given)
     program = traced(module, inputs, what)
     try:
         with replacing(path) as temporary:
@@ -133,7 +130,7 @@ def _sampling(
     system: System, job: SamplingJob, conditions: Mapping[str, Tensor], draws: bool
 ) -> tuple[nn.Module, list[Input], str]:
     walk = Walk(system, job, tuple(conditions), draws=draws)
-    x = torch.zeros(2, *system.data_shape, device=job.device)
+    x = torch.zeros(2, *job.parts.data_shape, device=job.device)
     inputs = [Input("x", x, "standard normal noise")]
     if walk.takes_noise:
         noise = x.new_zeros(walk.program.num_steps, *x.shape)
@@ -143,11 +140,9 @@ def _sampling(
     return walk, inputs, " with ".join(names)
 
 
-def _network(
-    system: System, job: SamplingJob, conditions: Mapping[str, Tensor]
-) -> tuple[nn.Module, list[Input], str]:
+def _network(job: SamplingJob, conditions: Mapping[str, Tensor]) -> tuple[nn.Module, list[Input], str]:
     network, dtype = job.model, precision_of(job.model) or torch.float32
-    x = torch.zeros(2, *system.data_shape, device=job.device, dtype=dtype)
+    x = torch.zeros(2, *job.parts.data_shape, device=job.device, dtype=dtype)
     inputs = [
         Input("x", x, "noisy data, scaled by the mean parameterization's c_in"),
         Input("time", x.new_zeros(2, dtype=torch.promote_types(dtype, torch.float32)), "time of the level of x"),
@@ -170,12 +165,12 @@ class _Positional(nn.Module):
         return found
 
 
-def _record(system: System, job: SamplingJob, kind: str, inputs: Sequence[Input], loop: bool) -> dict[str, Any]:
+def _record(
+    system: System, job: SamplingJob, kind: str, inputs: Sequence[Input], loop: bool, draw_noise: bool
+) -> dict[str, Any]:
     """What the file says of itself."""
     network = unwrap_module(job.model) if isinstance(job.model, nn.Module) else None
-    shape: list[Any] = ["batch", *system.data_shape]
-    if not loop:
-        shape[1] = job.parts.out_channels
+    shape = system.data_shape if loop else (job.parts.out_channels, *job.parts.data_shape[1:])
     try:
         spec = system.spec()
     except SpecError:  # a part without a name: the file runs all the same
@@ -188,21 +183,25 @@ def _record(system: System, job: SamplingJob, kind: str, inputs: Sequence[Input]
         "holds": "sampling" if loop else "network",
         "steps": job.program().num_steps if loop else None,
         "inputs": [each.record for each in inputs],
-        "output": {"name": "samples" if loop else "output", "shape": shape},
+        "output": {"name": "samples" if loop else "output", "shape": ["batch", *shape]},
+        "draws_noise": draw_noise,
         "device": str(job.device),
         "system": spec,
         "weights": None if network is None else weights_record(network.state_dict()),
     }
 
 
-def _plain_sampling(job: SamplingJob, steps: Any) -> dict[str, Any] | None:
+def _plain_sampling(job: SamplingJob, given: Mapping[str, Any]) -> dict[str, Any] | None:
     """What it samples with, as JSON; None if a part of it has no name."""
+    if job.transform is not None:
+        return None
     try:
         return {
             "sampler": _named("sampler", job.parts.sampler),
-            "steps": plain_steps(steps),
+            "steps": plain_steps(given.get("steps")),
             "guidance": [_named("guidance", one) for one in job.parts.guidance],
             "clip": job.clip,
+            "final": job.final,
         }
     except (SpecError, OptionError):
         return None
