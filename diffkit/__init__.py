@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from diffkit.system.module import System as System
     from diffkit.table import ProcessTable as ProcessTable
     from diffkit.table import respace as respace
+    from diffkit.tasks.exporting import check_export as check_export
+    from diffkit.tasks.exporting import export as export
     from diffkit.training import train as train
     from diffkit.weights import load_checkpoint as load_checkpoint
 

@@ -394,7 +394,7 @@ class System(nn.Module):
         check_arguments(noise_fn, table, x_transform)
         self.refresh()
         parts, network = parts_for(self.parts, sampler, guidance), self._model(model)
-        conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
+        conditions = self.checked_conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
@@ -529,7 +529,7 @@ class System(nn.Module):
         network, x_transform = self._model(options.get("model")), options.get("x_transform")
         check_arguments(None, None, x_transform)
         with torch.inference_mode(False):
-            conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
+            conditions = ordinary(self.checked_conditions(parts, network, conditions, n, self.device))
         return SamplingJob(
             self,
             self.objective,
@@ -551,7 +551,7 @@ class System(nn.Module):
         place = device_of(self.network) if model is None else None
         return x if place is None else x.to(place)
 
-    def _conditions(
+    def checked_conditions(
         self, parts: Composition, network: Model, conditions: Mapping[str, Any], n: int, device: torch.device
     ) -> dict[str, Any]:
         """Conditions of n examples, with those that guidance adds; raises `OptionError` for any problem."""

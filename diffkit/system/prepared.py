@@ -130,8 +130,11 @@ class SamplingJob:
             keeps_unclipped=reads_unclipped(parts.sampler),
         )
 
-    def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
-        """Return a denoiser for each step of a program, without the guidance that is inactive in that step."""
+    def denoisers(self, program: Program, rows: range | None = None) -> Denoiser | list[Denoiser]:
+        """Return a denoiser for each step of a program, without the guidance that is inactive in that step.
+
+        Steps in which the same guidance acts share one.
+        """
         whole = self.denoiser(rows)
         if not whole.guidance:
             return whole

@@ -47,7 +47,7 @@ def plain_sampling(sampling: Mapping[str, Any] | None) -> dict[str, Any] | None:
             raise OptionError(f"sampling has no option {name!r}{fix} (known: {', '.join(NAMES)})")
     found = dict(sampling)
     if "steps" in found:
-        found["steps"] = _plain_steps(found["steps"])
+        found["steps"] = plain_steps(found["steps"])
     if found.get("guidance") is not None:
         found["guidance"] = _plain_guidance(found["guidance"])
     if found.get("clip") is not None:
@@ -68,7 +68,7 @@ def check_sampling(sampling: Mapping[str, Any] | None, parts: Composition) -> No
         raise OptionError(f"sampling={dict(sampling)!r}: {error}") from error
 
 
-def _plain_steps(slot: Any) -> Any:
+def plain_steps(slot: Any) -> Any:
     """A part as its name and options."""
     found = plain_spacing("steps of sampling", slot)
     if not isinstance(found, LevelSpacing):

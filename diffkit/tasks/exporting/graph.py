@@ -1,0 +1,84 @@
+"""A module as a graph of torch.export that takes a batch of any size."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from diffkit.errors import OptionError
+
+_FOR_DEBUGGING = ("custom", "from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
+"""What nodes carry for people who debug torch: paths of this machine, and twenty times the size of the graph."""
+
+
+@frozen
+class Input:
+    """An input of an exported graph.
+
+    Attributes:
+        name: Its name.
+        example: A tensor of two examples.
+        about: What it is, in words.
+        batch_axis: The axis of the examples.
+    """
+
+    name: str
+    example: Tensor
+    about: str
+    batch_axis: int = 0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Name, dtype and shape as JSON; the size of the batch is "batch"."""
+        shape: list[int | str] = list(self.example.shape)
+        shape[self.batch_axis] = "batch"
+        dtype = str(self.example.dtype).removeprefix("torch.")
+        return {"name": self.name, "dtype": dtype, "shape": shape, "about": self.about}
+
+
+@torch.no_grad()
+def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedProgram:
+    """Return the graph of a module called with some inputs, for a batch of any size.
+
+    Args:
+        module: ``forward(first, *others)``.
+        inputs: Its inputs.
+        what: What it is, for errors.
+    Raises:
+        OptionError: torch cannot make it one graph.
+    """
+    batch = Dim("batch")
+    first, *others = ({each.batch_axis: batch} for each in inputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            found = torch.export.export(
+                module,
+                tuple(each.example for each in inputs),
+                dynamic_shapes=(first, tuple(others)) if others else (first, ()),
+                strict=False,
+            )
+    except Exception as error:  # torch raises dozens of kinds, and so does foreign code
+        raise OptionError(f"{what} cannot be exported as one graph: {first_line(error)}") from error
+    _drop_debugging(found.graph_module)
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something, or its kind."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if len(line) > 3), type(error).__name__)
+
+
+def _drop_debugging(graph_module: nn.Module) -> None:
+    for module in graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                for name in _FOR_DEBUGGING:
+                    node.meta.pop(name, None)

@@ -1,0 +1,260 @@
+"""Exported sampling: the same bits as the system, from one network in the graph, whatever the batch and the steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffkit
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.guidance import DPS, ClassifierFree
+from diffkit.registry import registry
+from diffkit.tasks.exporting import check_export, export
+from diffkit.tasks.exporting.checking import read_metadata
+
+CLASSES = dict(num_classes=3, null_class=True)
+BACKBONES = {
+    "mlp": (("mlp", dict(hidden=16, depth=1, **CLASSES)), (2,)),
+    "dit": (("dit", dict(hidden=16, depth=1, heads=2, patch=4, **CLASSES)), (1, 8, 8)),
+    "unet": (("unet", dict(channels=8, channel_mult=(1, 2), num_res_blocks=1, groups=4, **CLASSES)), (1, 8, 8)),
+}
+
+
+def made(name="mlp", **parts):
+    backbone, shape = BACKBONES[name]
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=shape, num_steps=60, **parts)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in system.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return system.eval()
+
+
+def program_of(path):
+    return torch.export.load(path)
+
+
+def calls(graph_module, target):
+    return sum(
+        node.op == "call_function" and str(node.target) == target
+        for module in graph_module.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+    )
+
+
+def test_the_file_gives_the_same_bits_in_a_process_without_diffkit(tmp_path):
+    system = made()
+    path = export(system, tmp_path / "walk.pt2", sampler="ancestral", steps=5, guidance=ClassifierFree(2.0))
+    found = check_export(path, system)
+    assert found.difference == 0, str(found)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [None, ("cfg", {"scale": 2.0}), ("cfg", {"scale": 2.0, "joint": False})])
+@pytest.mark.parametrize("sampler", registry("sampler").built_in_names())
+def test_every_sampler(sampler, guidance, tmp_path):
+    system = made()
+    program = _program(system, tmp_path, sampler, guidance)
+    for batch in range(1, 10):
+        _compare(system, program, sampler, guidance, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun", "dpmpp_2m", "unipc", "sde_dpmpp_2m"])
+@pytest.mark.parametrize("backbone", ["dit", "unet"])
+def test_every_network(backbone, sampler, tmp_path):
+    system, guidance = made(backbone), ("cfg", {"scale": 2.0, "interval": (0.1, 3.0)})
+    program = _program(system, tmp_path, sampler, guidance)
+    for batch in (1, 4, 9):
+        _compare(system, program, sampler, guidance, batch)
+
+
+def _program(system, folder, sampler, guidance):
+    return program_of(export(system, folder / "f.pt2", sampler=sampler, steps=6, guidance=guidance)).module()
+
+
+def _compare(system, program, sampler, guidance, batch):
+    generator, y = torch.Generator().manual_seed(batch), torch.arange(batch) % 3
+    job = system.prepare(batch, sampler=sampler, steps=6, guidance=guidance, y=y)
+    steps = job.program()
+    x = torch.randn(batch, *system.data_shape, generator=generator)
+    noise = torch.randn(steps.num_steps, *x.shape, generator=generator)
+    drawn, given = iter(noise), [noise] if steps.stochastic else []
+    with torch.no_grad():
+        expected = job.finish(steps, range(batch), x.clone(), lambda: next(drawn), lambda _: None)
+        found = program(x, *given, y)
+    assert torch.equal(found, expected), float((found - expected).abs().max())
+
+
+@pytest.mark.slow
+def test_the_network_is_in_the_graph_once_and_steps_cost_nothing(tmp_path):
+    system, sizes = made(), []
+    for steps in (10, 50):
+        path = export(system, tmp_path / f"{steps}.pt2", sampler="ddim", steps=steps)
+        linear = sum(isinstance(module, torch.nn.Linear) for module in system.network.modules())
+        assert calls(program_of(path).graph_module, "aten.linear.default") == linear
+        sizes.append(path.stat().st_size)
+    assert sizes[1] - sizes[0] <= 10_000
+    weights = sum(4 * weight.numel() for weight in system.parameters())
+    assert sizes[1] <= weights + 1_000_000
+
+
+@pytest.mark.slow
+def test_nothing_of_this_machine_is_in_the_file(tmp_path):
+    path = export(made(), tmp_path / "f.pt2", sampler="ddim", steps=3)
+    with zipfile.ZipFile(path) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert str(Path(diffkit.__file__).parent).encode() not in content
+
+
+@pytest.mark.slow
+def test_what_it_is_stands_inside(tmp_path):
+    system = made()
+    record = read_metadata(export(system, tmp_path / "f.pt2", sampler="ancestral", steps="ddim6", clip=True))
+    assert [(each["name"], each["shape"]) for each in record["inputs"]] == [
+        *[("x", ["batch", 2]), ("noise", [6, "batch", 2]), ("y", ["batch"])]
+    ]
+    assert record["system"] == json.loads(json.dumps(system.spec()))
+    assert record["sampling"]["steps"] == "ddim6"
+
+
+@pytest.mark.slow
+def test_noise_may_be_drawn_inside(tmp_path):
+    system = made()
+    program = program_of(export(system, tmp_path / "f.pt2", sampler="ancestral", steps=4, draw_noise=True)).module()
+    x, y = torch.randn(2, 2), torch.tensor([0, 1])
+    torch.manual_seed(3)
+    found = program(x, y)
+    torch.manual_seed(3)
+    job = system.prepare(2, sampler="ancestral", steps=4, y=y)
+    expected = job.finish(job.program(), range(2), x.clone(), lambda: torch.randn_like(x), lambda _: None)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.slow
+def test_the_null_class_may_be_given(tmp_path):
+    system = made()
+    program = program_of(export(system, tmp_path / "f.pt2", sampler="ddim", steps=3)).module()
+    x = torch.randn(2, 2)
+    assert torch.equal(program(x, torch.tensor([-1, -1])), program(x, torch.tensor([3, 3])))
+
+
+@pytest.mark.slow
+def test_the_network_alone(tmp_path):
+    system = made("dit", var="learned_range", loss="hybrid")
+    path = export(system, tmp_path / "f.pt2", loop=False)
+    assert check_export(path, system).difference == 0
+    assert read_metadata(path)["output"]["shape"] == ["batch", 2, 8, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_onnx(backbone, loop, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    system = made(backbone)
+    options = dict(sampler="dpmpp_2m", steps=5, guidance=("cfg", {"scale": 2.0})) if loop else {}
+    found = check_export(export(system, tmp_path / "f.onnx", loop=loop, **options), system)
+    assert found.ok, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["mlp", "unet"])
+def test_a_compiled_file(backbone, tmp_path):
+    system = made(backbone)
+    path = export(system, tmp_path / "f.pt2", sampler="dpmpp_2m", steps=5, compiled=True)
+    found = check_export(path, system)
+    assert found.ok, str(found)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- refused
+
+
+def refused(**options):
+    path = options.pop("path", Path("f.pt2"))
+    with pytest.raises(OptionError) as caught:
+        export(options.pop("system", None) or made(), path, **options)
+    return str(caught.value)
+
+
+def test_arguments_that_make_no_sense(tmp_path):
+    assert "ends in .pt2 or .onnx, got 'f.pt'" in refused(path=tmp_path / "f.pt")
+    assert "is no folder" in refused(path=tmp_path / "none" / "f.pt2")
+    assert "ONNX has neither" in refused(path=tmp_path / "f.onnx", compiled=True)
+    assert "a file has no seed" in refused(path=tmp_path / "f.pt2", seed=3)
+    assert "use compiled=True" in refused(path=tmp_path / "f.pt2", compile="step")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_guidance_that_differentiates_is_named_and_leaves_no_file(tmp_path):
+    system = made()
+    guidance = DPS(lambda x: x[:, :1], 1.0)
+    text = refused(
+        system=system,
+        path=tmp_path / "f.pt2",
+        sampler="ddim",
+        steps=3,
+        guidance=guidance,
+        measurement=torch.zeros(2, 1),
+    )
+    assert text.startswith("sampler 'ddim' with guidance 'DPS' cannot be exported as one graph: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_is_no_input(tmp_path):
+    class Reads(torch.nn.Module):
+        def forward(self, x, time, caption):
+            return x
+
+    system = diffkit.compose(backbone=Reads(), data_shape=(2,), bins=None)
+    text = refused(system=system, path=tmp_path / "f.pt2", caption=["a", "b"])
+    assert "condition 'caption' is a list, and an exported graph takes tensors" in text
+
+
+@pytest.mark.slow
+def test_a_wrong_shape_at_a_call_is_an_error(tmp_path):
+    program = program_of(export(made("dit"), tmp_path / "f.pt2", sampler="ddim", steps=2)).module()
+    with pytest.raises(Exception, match=r"shape|Guard|size"):
+        program(torch.zeros(2, 1, 8, 4), torch.tensor([0, 1]))
+
+
+@pytest.mark.slow
+def test_other_files_and_other_weights_are_told(tmp_path):
+    system = made()
+    path = export(system, tmp_path / "f.pt2", sampler="ddim", steps=2)
+    with torch.no_grad():
+        next(system.parameters()).add_(1)
+    with pytest.raises(OptionError, match="exported with other weights"):
+        check_export(path, system)
+    (tmp_path / "x.pt2").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"no file that diffkit\.export wrote"):
+        check_export(tmp_path / "x.pt2", system)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    system = made("unet", sampler="ddim")
+    system.save(tmp_path / "saved")
+
+    def diffkit_(*words):
+        command = [sys.executable, "-m", "diffkit", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    sampling = ("--sampler", "dpmpp_2m", "--guidance", "cfg", "--guidance.scale", "2", "--steps", "4")
+    done = diffkit_("export", "saved", "--loop", *sampling, "--to", "f.pt2")
+    assert done.returncode == 0, done.stderr
+    done = diffkit_("check-export", "f.pt2", "saved")
+    assert (done.returncode, "the same bits" in done.stdout) == (0, True), done.stderr
+    assert "add --loop" in diffkit_("export", "saved", "--steps", "4", "--to", "g.pt2").stderr
+    assert "file of weights" in diffkit_("export", "saved", "--loop", "--to", "g.pt").stderr
