@@ -90,6 +90,9 @@ KINDS: dict[str, Kind] = {
         Kind("spacing", "Levels that are visited.", "diffkit.protocols:LevelSpacing", "diffkit.parts.spacings"),
         Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
         Kind("coupling", "Which noise meets which example.", "diffkit.protocols:Coupling", "diffkit.parts.couplings"),
+        Kind(
+            "adapter", "What is trained beside frozen weights.", "diffkit.protocols:Adapter", "diffkit.parts.adapters"
+        ),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
             "optimizer",

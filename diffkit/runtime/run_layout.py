@@ -4,6 +4,7 @@ RUN/spec.json, RUN/model.safetensors   a system and its weights: a saved system 
 RUN/config.json, RUN/config.toml       options and data of a run; and the options of the command
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that resumes the run exactly
+RUN/base/                              the system beside which an adapter is trained, if it is stored nowhere else
 RUN/previews/step_00001000.png         samples during training
 RUN/tensorboard/                       TensorBoard's files, if it is a tracker of the run
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 SPEC, WEIGHTS = "spec.json", "model.safetensors"
 CONFIG, RECIPE = "config.json", "config.toml"
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
+BASE = "base"
 PREVIEWS, TENSORBOARD = "previews", "tensorboard"
 STEPS = "step_*"
 """Pattern of what `step_name` returns, with a suffix or without."""

@@ -17,6 +17,7 @@ from diffkit.runtime.files import load_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
 from diffkit.runtime.weights_files import read_weights
+from diffkit.system.attached import attach, read_base
 from diffkit.system.compose import compose
 from diffkit.system.module import System
 from diffkit.system.saving import FORMAT, part_spec
@@ -55,6 +56,14 @@ def from_spec(
     Raises:
         SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
     """
+    system = _without_adapter(spec, backbone, device, accept_origin)
+    _attach_of(system, spec, accept_origin)
+    return system
+
+
+def _without_adapter(
+    spec: Mapping[str, Any], backbone: nn.Module | None, device: str | torch.device | None, accept_origin: bool
+) -> System:
     if "classifier" in spec:
         raise SpecError(
             "this is a classifier of noisy data, which is used for guidance and is not a system; "
@@ -85,22 +94,46 @@ def load(
     backbone: nn.Module | None = None,
     device: str | torch.device | None = None,
     accept_origin: bool = False,
+    base: str | Path | None = None,
 ) -> System:
     """Rebuild a saved system with its weights, in eval mode.
 
     Args:
         folder: The folder of `System.save`.
         backbone, device, accept_origin: As in `from_spec`.
+        base: Of a system with an adapter: the folder or file with the weights that it was trained beside, if they are
+            not where they were.
     Raises:
         CheckpointError: A file is missing, damaged, or its weights do not fit.
         SpecError: As `from_spec`.
     """
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
-    system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
+    system = _without_adapter(spec, backbone, device, accept_origin)
+    if "adapter" in spec and system.network is not None:
+        load_weights(system.network, read_base(folder, _base_of(spec), base))
+        _attach_of(system, spec, accept_origin)
+    elif base is not None:
+        raise CheckpointError(f"{folder} has no adapter, so it has no base; leave base out")
     if system.network is not None:
         load_weights(system.network, read_model(folder, spec))
     return system.eval()
+
+
+def _base_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a spec says of the weights beside which its adapter was trained."""
+    check_fields(spec["adapter"], "the spec's adapter", SpecError, name=str, base=dict)
+    base: Mapping[str, Any] = spec["adapter"]["base"]
+    check_fields(base, "the base in the spec", SpecError, path=str, digest=str)
+    return base
+
+
+def _attach_of(system: System, spec: Mapping[str, Any], accept_origin: bool) -> None:
+    """Attach the adapter of a spec, if it has one, to the network of a system."""
+    if "adapter" not in spec or system.network is None:
+        return
+    base, (name, options) = _base_of(spec), _slot("adapter", spec["adapter"], accept_origin)
+    attach(system.network, registry("adapter").create(name, **options), base["path"], base["digest"])
 
 
 def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:

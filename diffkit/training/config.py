@@ -12,7 +12,7 @@ from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
 from diffkit.options import choice, duration, flag, integer, number, numbers, option_names, words
-from diffkit.protocols import LRSchedule, Optimizer
+from diffkit.protocols import Adapter, LRSchedule, Optimizer
 from diffkit.registry import registry
 from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.registry.resolve import plain_slot
@@ -26,6 +26,10 @@ LR_SCHEDULE_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
 
 def _plain_optimizer(slot: Any) -> Any:
     return None if slot is None else plain_slot("optimizer", slot)
+
+
+def _plain_adapter(slot: Any) -> Any:
+    return None if slot is None else plain_slot("adapter", slot)
 
 
 def _plain_lr_schedule(slot: Any) -> Any:
@@ -59,6 +63,8 @@ class TrainConfig:
             ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``. The first that matches
             counts.
         freeze: Patterns of names of parameters that are not trained, such as "time_embed.*".
+        adapter: What is trained beside the network's weights, which are then frozen: the name of an adapter such as
+            "lora", with options ``("lora", {"r": 8})``. None trains the weights.
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
         warmup: Updates over which the learning rate rises linearly from near 0, >= 0, whatever its schedule.
         lr_schedule: How the learning rate falls: "constant" not at all, "linear" and "cosine" to 0 after ``steps``
@@ -117,6 +123,7 @@ class TrainConfig:
     optimizer: Any = attrs.field(default=None, converter=_plain_optimizer)
     param_groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
     freeze: tuple[str, ...] = words()
+    adapter: Any = attrs.field(default=None, converter=_plain_adapter)
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
     lr_schedule: Any = attrs.field(default=None, converter=_plain_lr_schedule)
@@ -210,6 +217,11 @@ class TrainConfig:
         return made
 
     @cached_property
+    def adapter_part(self) -> Adapter | None:
+        """The adapter, if there is one."""
+        return None if self.adapter is None else _part("adapter", self.adapter)
+
+    @cached_property
     def lr_schedule_part(self) -> LRSchedule:
         """The schedule of the learning rate."""
         slot = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
@@ -277,6 +289,7 @@ class TrainOptions(TypedDict, total=False):
     optimizer: Any
     param_groups: Sequence[str | Mapping[str, Any] | ParameterGroup] | str
     freeze: Sequence[str] | str
+    adapter: Any
     grad_clip: float | None
     warmup: int
     lr_schedule: Any

@@ -23,6 +23,7 @@ from diffkit.runtime.progress import duration
 from diffkit.system.module import System
 from diffkit.system.network_calls import network_calls
 from diffkit.training import checkpoint, run_folder
+from diffkit.training.adapting import attach_adapter
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
@@ -141,6 +142,9 @@ def dry_run(
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
     config = resolve_config(config, options)
+    if config.adapter is not None and system.network is not None:
+        system = system.with_network(copy.deepcopy(system.network))
+        attach_adapter(system, config, None, "" if out is None else out)
     if system.network is not None:
         check_optimizer(system.network, config)
     found, spec = examples_for(config, as_data(data)), system.spec()

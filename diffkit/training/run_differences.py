@@ -105,6 +105,8 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         was = was_set.get(name)
         if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
+    was_base, base = (str(((spec.get("adapter") or {}).get("base") or {}).get("digest"))[:12] for spec in (old, new))
+    found += [] if was_base == base else [f"weights beside the adapter {shown(was_base)}, now {shown(base)}"]
     taught, teaches = (str((spec.get("teacher") or {}).get("digest"))[:12] for spec in (old, new))
     return found + ([] if taught == teaches else [f"weights of the teacher {shown(taught)}, now {shown(teaches)}"])
 

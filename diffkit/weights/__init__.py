@@ -11,6 +11,7 @@ from __future__ import annotations
 from diffkit.weights._classifiers import import_classifier, is_classifier, load_classifier
 from diffkit.weights._export import export
 from diffkit.weights._load import Identity, identify, load_checkpoint
+from diffkit.weights._merge import merged
 from diffkit.weights._partial_load import Loaded, load_matching
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "load_checkpoint",
     "load_classifier",
     "load_matching",
+    "merged",
 ]

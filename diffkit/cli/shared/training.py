@@ -98,6 +98,7 @@ def train(
     recipe: str,
     parsed: ParsedOptions,
     low_res: tuple[int, ...] | None = None,
+    base: Path | None = None,
 ) -> None:
     """Train, with held-out data if there is some; with ``--dry-run`` only print what it would take.
 
@@ -109,6 +110,7 @@ def train(
         recipe: What config.toml holds.
         parsed: All options of the command.
         low_res: Size of small images, if it learns to enlarge them.
+        base: Where the system was loaded from, beside whose weights an adapter is trained.
     """
     import diffkit
     from diffkit.cli.shared.recipe import Recipe
@@ -121,4 +123,4 @@ def train(
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
     track: list[str | Tracker] = [Recipe(recipe), *options.track]
-    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track, base=base)
