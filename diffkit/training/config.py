@@ -36,6 +36,32 @@ def _plain_lr_schedule(slot: Any) -> Any:
     return None if slot is None else plain_slot("lr_schedule", slot)
 
 
+def as_dropouts(value: Any) -> tuple[str, ...]:
+    """Return probabilities of dropping conditions, by name, as texts such as "y=0.1"."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={probability}" for name, probability in value.items()]
+    several = value.split(",") if isinstance(value, str) else value
+    found = tuple(str(each).strip() for each in several)
+    dropouts_of(found)
+    return found
+
+
+def dropouts_of(texts: Sequence[str]) -> dict[str, float]:
+    """Return probabilities of dropping conditions, by name, from texts such as "y=0.1"."""
+    found = {}
+    for text in texts:
+        name, _, number_text = text.partition("=")
+        try:
+            found[name] = float(number_text)
+        except ValueError:
+            found[name] = math.nan
+        if not name or not 0 <= found[name] <= 1:
+            raise OptionError(
+                'must be probabilities such as "y=0.1,context=0.2"', option="condition_dropout", value=text
+            )
+    return found
+
+
 @frozen(kw_only=True)
 class TrainConfig:
     """All options of training; the system and the data are separate arguments.
@@ -90,6 +116,8 @@ class TrainConfig:
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing all conditions of an example that have a null condition, such as its
             class, by the null conditions, in [0, 1], for classifier-free guidance; 0.1 is usual.
+        condition_dropout: Probability of replacing a condition by its null condition, of each by itself and beside
+            label_dropout, for guidance by several: such as "y=0.1,context=0.2", or {"y": 0.1, "context": 0.2}.
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual for images of which the mirror
             image is as likely. Conditions that are images are mirrored with it.
         log_every: Updates between lines of metrics, >= 1.
@@ -139,6 +167,7 @@ class TrainConfig:
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
+    condition_dropout: tuple[str, ...] = attrs.field(default=(), converter=as_dropouts)
     flip: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
     val_every: int = integer(1000, ge=1)
@@ -200,7 +229,9 @@ class TrainConfig:
     def for_examples(self, count: int) -> TrainConfig:
         """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
         size = self.batch_size if self.overfit is None else min(self.batch_size, count)
-        found: dict[str, Any] = {"batch_size": size, "flip": 0.0, "label_dropout": 0.0} if self.overfit else {}
+        found: dict[str, Any] = (
+            {"batch_size": size, "flip": 0.0, "label_dropout": 0.0, "condition_dropout": ()} if self.overfit else {}
+        )
         if self.epochs is not None:
             found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
         return attrs.evolve(self, **found) if found else self
@@ -215,6 +246,11 @@ class TrainConfig:
         """The optimizer."""
         made: Optimizer = _part("optimizer", self.optimizer or "adamw", betas=("betas", self.betas))
         return made
+
+    @cached_property
+    def dropouts(self) -> dict[str, float]:
+        """Probability of dropping each condition by itself, by its name."""
+        return dropouts_of(self.condition_dropout)
 
     @cached_property
     def adapter_part(self) -> Adapter | None:
@@ -305,6 +341,7 @@ class TrainOptions(TypedDict, total=False):
     timeout: float
     seed: int
     label_dropout: float
+    condition_dropout: Mapping[str, float] | Sequence[str] | str
     flip: float
     log_every: int
     val_every: int
@@ -334,7 +371,7 @@ RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
-_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track", "teacher")
+_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track", "teacher", "base")
 """Keywords of `diffkit.train` besides the fields of `TrainConfig`."""
 
 
