@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffkit_diffusers.backbones import DiffusersDiT as DiffusersDiT
     from diffkit_diffusers.backbones import DiffusersUNet2D as DiffusersUNet2D
+    from diffkit_diffusers.backbones import DiffusersUNet2DCondition as DiffusersUNet2DCondition
     from diffkit_diffusers.betas import DiffusersBetas as DiffusersBetas
     from diffkit_diffusers.ddim import DiffusersDDIM as DiffusersDDIM
     from diffkit_diffusers.pipelines import open_pipeline as open_pipeline
@@ -27,6 +28,7 @@ _HOME = {
     "DiffusersDDIM": "ddim",
     "DiffusersDiT": "backbones",
     "DiffusersUNet2D": "backbones",
+    "DiffusersUNet2DCondition": "backbones",
     "SchedulerReading": "reading",
     "from_scheduler_config": "reading",
     "open_pipeline": "pipelines",
@@ -38,6 +40,7 @@ __all__ = [
     "DiffusersDDIM",
     "DiffusersDiT",
     "DiffusersUNet2D",
+    "DiffusersUNet2DCondition",
     "SchedulerReading",
     "from_scheduler_config",
     "open_pipeline",
