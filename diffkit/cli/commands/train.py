@@ -45,7 +45,7 @@ class Options(RunOptions):
 
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition, "Sampling": Sampling},
-    {"data": None, "val": None, **SYSTEM, **OF_TRAINING},
+    {"data": None, "val": None, **SYSTEM, **OF_TRAINING, "adapter": None},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training", "sampling"),
@@ -180,4 +180,4 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | own)
-    return {name: value for name, value in found.items() if name not in SOURCES and name not in OF_TRAINING}
+    return {name: value for name, value in found.items() if name not in (*SOURCES, *OF_TRAINING, "adapter")}

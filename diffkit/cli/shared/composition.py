@@ -26,7 +26,7 @@ SYSTEM = {**PARTS, "guidance": None}
 """Slots of a command that composes a system whose sampling has defaults."""
 SOURCES = ("data", "val")
 """Slots of a training command that data fills."""
-OF_TRAINING: Mapping[str, str | None] = {"optimizer": None, "lr_schedule": None, "adapter": None, "hook": None}
+OF_TRAINING: Mapping[str, str | None] = {"optimizer": None, "lr_schedule": None, "hook": None}
 """Kinds of part that training takes; without one, its own default."""
 
 
