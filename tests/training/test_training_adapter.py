@@ -1,6 +1,7 @@
 """Training of an adapter: the base stays as it is, the run holds the adapter alone, and merged it is the same."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.weights_files import read_weights
 from diffkit.training import read_metrics
-from diffkit.weights import merged
+from diffkit.weights import export_peft, merged
 
 NETWORK = {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1, 2), "num_heads": 2, "num_classes": 3}
 LORA = ("lora", {"r": 2, "targets": ["qkv", "proj_out"]})
@@ -129,6 +130,23 @@ def test_a_changed_base_is_noticed(base, tmp_path):
     place.rmdir()
     with pytest.raises(CheckpointError, match=r"the weights beside which this adapter was trained are not at .*base;"):
         diffkit.load(tmp_path / "run")
+
+
+def test_written_as_peft_has_it_the_files_hold_what_is_added(base, run, tmp_path):
+    system = diffkit.load(run[1])
+    folder = export_peft(system, tmp_path / "peft")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = read_weights(folder / "adapter_model.safetensors", None)
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 2)
+    before, after = (s.network.state_dict() for s in (diffkit.load(base), merged(system)))
+    changed = {name.removesuffix(".weight") for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert changed == set(config["target_modules"])
+    for name in changed:
+        first, last = (tensors[f"base_model.model.{name}.lora_{which}.weight"] for which in "AB")
+        added = torch.einsum("or...,ri...->oi...", last, first) * config["lora_alpha"] / config["r"]
+        assert (before[f"{name}.weight"] + added - after[f"{name}.weight"]).abs().max() <= 1e-6
+    with pytest.raises(OptionError, match="the system has no adapter 'lora'"):
+        export_peft(diffkit.load(base), tmp_path / "none")
 
 
 def test_refused(base, run, tmp_path):

@@ -25,7 +25,9 @@ __all__ = ["MyPart"]
 
 @frozen
 class MyPart(Adapter):
-    """Trains the biases of linear layers: each bias b is used as b + scale a, and only a is trained.
+    """Trains the biases of a network, and nothing else.
+
+    Each bias b of a linear layer is used as b + scale a, and only a is trained.
 
     Attributes:
         scale: Factor of what is trained.
