@@ -52,7 +52,7 @@ class LoRA(Adapter):
         for layer in self._layers(network):
             if parametrize.is_parametrized(layer):
                 raise OptionError("lora needs layers without parametrizations; remove those first")
-            low_rank = LowRank(layer.weight.detach(), self.r, (self.alpha or self.r) / self.r)
+            low_rank = LowRank(layer.get_parameter("weight").detach(), self.r, (self.alpha or self.r) / self.r)
             parametrize.register_parametrization(layer, "weight", low_rank)
 
     def merge(self, network: nn.Module) -> None:
