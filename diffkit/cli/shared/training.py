@@ -82,7 +82,7 @@ def hooks_of(parsed: ParsedOptions) -> list[tuple[str, Mapping[str, Any]]]:
 def way_to_classes(parsed: ParsedOptions) -> str | None:
     """Return the option that gives data classes, if they are off; None if the data has some, as far as options show."""
     source, chosen = parsed.parts["data"][0], attrs.asdict(source_of(parsed), recurse=False)  # type: ignore[arg-type]  # an attrs class
-    labels = chosen.get("labels")
+    labels = chosen.get("labels") or bool(chosen.get("conditions"))
     if labels == "none":
         return "add --data.labels folders, or prefix"
     if labels is False and Path(source).suffix != ".npy":
