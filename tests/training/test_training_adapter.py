@@ -167,5 +167,7 @@ def test_refused(base, run, tmp_path):
         train(tmp_path / "run", system=other, data=images(), steps=1, adapter=LORA, base=base)
     with pytest.raises(OptionError, match="the system has an adapter; train that by the same adapter"):
         train(tmp_path / "run", system=copy.deepcopy(run[0]), data=images(), steps=1)
+    with pytest.raises(OptionError, match="the network has an adapter, which no public layout has; merge it first"):
+        diffkit.weights.export(run[0], tmp_path / "weights.pt")
     with pytest.raises(OptionError, match="the system has no adapter, so there is nothing to merge"):
         merged(diffkit.load(base))
