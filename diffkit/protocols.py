@@ -952,6 +952,24 @@ class Pairing(NamedTuple):
     weight: Tensor | None = None
 
 
+class Adapter(Part, Protocol):
+    """The recipe of parameters that are trained beside a network's own, which are frozen."""
+
+    @abstractmethod
+    def attach(self, network: nn.Module) -> None:
+        """Add parameters to a network, in place; it then computes what it did, and so do its copies.
+
+        Random values are drawn from torch's generator of the CPU.
+
+        Raises:
+            OptionError: The options do not fit the network.
+        """
+
+    @abstractmethod
+    def merge(self, network: nn.Module) -> None:
+        """Change the network's own weights, in place, so that it computes without these parameters what it did."""
+
+
 class Coupling(Part, Protocol):
     """Which noise each training example is mixed with.
 

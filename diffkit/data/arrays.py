@@ -29,6 +29,7 @@ class ArrayData(Data):
         images: (N, C, *S), integers if there are bins, else float32.
         labels: Class of each example, (N,) int64, or None.
         noise: Condition ``noise`` of each example, of the images' shape, float32, or None.
+        conditions: Further conditions by name, each with a row for each example.
         source: Name of the data in messages.
     """
 
@@ -42,9 +43,10 @@ class ArrayData(Data):
         labels: NDArray[np.int64] | None = None,
         classes: Sequence[str] | None = None,
         noise: NDArray[np.float32] | None = None,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
         source: str = "array",
     ):
-        self.noise = noise
+        self.noise, self.conditions = noise, dict(conditions or {})
         self.images, self.labels, self.bins, self.source = images, labels, bins, source
         self.shape = tuple(images.shape[1:])
         self.classes = None if classes is None else tuple(classes)
@@ -58,6 +60,8 @@ class ArrayData(Data):
         conditions: dict[str, int | Tensor] = {} if self.labels is None else {"y": int(self.labels[index])}
         if self.noise is not None:
             conditions["noise"] = torch.from_numpy(np.array(self.noise[index]))
+        for name, rows in self.conditions.items():
+            conditions[name] = torch.from_numpy(np.array(rows[index]))
         return torch.from_numpy(np.array(self.images[index])), conditions
 
     def batch(self, indices: Indices) -> Batch:
@@ -67,6 +71,8 @@ class ArrayData(Data):
         conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
         if self.noise is not None:
             conditions["noise"] = torch.from_numpy(np.ascontiguousarray(self.noise[picked]))
+        for name, rows in self.conditions.items():
+            conditions[name] = torch.from_numpy(np.ascontiguousarray(rows[picked]))
         return Batch(torch.from_numpy(picked), images, conditions)
 
     def describe(self) -> dict[str, Any]:
@@ -80,6 +86,8 @@ class ArrayData(Data):
         digest = hashlib.sha256(np.ascontiguousarray(self.images[some]).tobytes())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         digest.update(b"" if self.noise is None else np.ascontiguousarray(self.noise[some]).tobytes())
+        for name, rows in sorted(self.conditions.items()):
+            digest.update(name.encode() + np.ascontiguousarray(rows[some]).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -91,6 +99,7 @@ def from_array(
     bins: int | None = None,
     layout: str | None = None,
     noise: Any = None,
+    conditions: Mapping[str, Any] | None = None,
     source: str = "array",
 ) -> ArrayData:
     """Return data from an array or tensor, after checking that it can be trained on.
@@ -104,6 +113,7 @@ def from_array(
         layout: "channels_first" or "channels_last". By default channels come first, and a shape that does not look
             so is an error.
         noise: Condition ``noise`` of each example, of the shape of ``images``; see the coupling 'reflow'.
+        conditions: Further conditions of each example by name, such as ``context``: arrays of numbers, (N, ...).
         source: Name of the data in messages.
     Raises:
         DataError: The array is empty, has a wrong shape or type or values out of range, or labels do not fit.
@@ -126,7 +136,20 @@ def from_array(
     own = None if noise is None else move_channels_first(_to_numpy(noise, "noise"), layout).astype(np.float32)
     if own is not None and own.shape != array.shape:
         raise DataError(f"noise must have the shape of the images, {array.shape}, got {own.shape}")
-    return ArrayData(array, bins=bins, labels=found, classes=names, noise=own, source=source)
+    others = {name: _rows_of(name, values, len(array)) for name, values in (conditions or {}).items()}
+    return ArrayData(array, bins=bins, labels=found, classes=names, noise=own, conditions=others, source=source)
+
+
+def _rows_of(name: str, values: Any, count: int) -> NDArray[Any]:
+    """A condition with a row for each example."""
+    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if found.dtype.kind not in "biuf" or not found.ndim or len(found) != count:
+        raise DataError(
+            f"condition {name!r} must be numbers with a row for each of {count} examples, got {found.shape}"
+        )
+    if found.dtype.kind == "f":
+        return np.asarray(found, np.float32)
+    return found if found.dtype.kind == "b" else found.astype(np.int64)
 
 
 def _to_numpy(values: Any, what: str) -> NDArray[Any]:

@@ -154,7 +154,7 @@ def _read(path: Path, key: str) -> list[Tensor] | None:
             stored, lengths, vectors = str(arrays["key"]), arrays["lengths"].tolist(), arrays["vectors"]
     except Exception as error:  # NumPy raises whatever its parsers meet
         raise DataError(f"{path} is not a cache of encoded texts, or is damaged: {error}; remove it") from error
-    return list(torch.from_numpy(vectors).split(lengths)) if stored == key else None
+    return list(torch.split(torch.from_numpy(vectors), lengths)) if stored == key else None
 
 
 def _write(path: Path, key: str, vectors: list[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ _LARGE, _SWELLING = 1 << 30, 100
 
 
 def open_numpy_file(
-    path: Path, *, labels: bool = False, bins: int | None = None, layout: str | None = None
+    path: Path,
+    *,
+    labels: bool = False,
+    bins: int | None = None,
+    layout: str | None = None,
+    conditions: Collection[str] = (),
 ) -> ArrayData:
     """Open a .npz or .npy file as data; a .npy file is memory-mapped.
 
@@ -32,14 +37,17 @@ def open_numpy_file(
         labels: Give the labels of a .npz, arr_1, as condition ``y``.
         bins: How many values the examples take; by default as written in the file, or 256 for uint8.
         layout: "channels_last" or "channels_first"; by default found from the shape.
+        conditions: Names of arrays that are conditions of the same names.
     Raises:
         DataError: The file is missing or damaged, or has other content.
     """
     if not path.is_file():
         raise DataError(f"{str(path)!r} is not there")
-    arrays = _read_arrays(path)
+    arrays = _read_arrays(path, conditions)
     if "arr_0" not in arrays:
         raise DataError(f"{str(path)!r} has no array arr_0 (it has: {', '.join(arrays) or 'none'})")
+    if missing := [name for name in conditions if name not in arrays]:
+        raise DataError(f"{str(path)!r} has no array {missing[0]} (it has: {', '.join(arrays)})")
     if labels and "arr_1" not in arrays:
         raise DataError(f"{str(path)!r} has no labels, arr_1", fix={"labels": False})
     try:
@@ -51,20 +59,21 @@ def open_numpy_file(
             labels=arrays["arr_1"] if labels else None,
             classes=check_class_names(arrays["classes"]) if labels and "classes" in arrays else None,
             noise=arrays.get("paired_noise"),
+            conditions={name: arrays[name] for name in conditions},
             source=str(path),
         )
     except DataError as error:
         raise DataError(Message(f"{str(path)!r}: ", error.message)) from error
 
 
-def _read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
+def _read_arrays(path: Path, others: Collection[str] = ()) -> Mapping[str, NDArray[Any]]:
     """Return the arrays of a NumPy file that are used; others are empty arrays."""
     try:
         if path.suffix == ".npy":
             return {"arr_0": np.load(path, mmap_mode="r", allow_pickle=False)}
         _check_packing(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            return {name: loaded[name] if name in _READ else np.zeros(0) for name in loaded}
+            return {name: loaded[name] if name in (*_READ, *others) else np.zeros(0) for name in loaded}
     except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
         raise DataError(f"{str(path)!r} cannot be read as a NumPy file: {error}") from error
 

@@ -9,10 +9,14 @@ The files are the same for any number of processes, and after any interruption.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffkit.errors import UNSET, OptionError
 from diffkit.evaluation.sample_folder import SampleFolder
@@ -153,6 +157,15 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         "noise": NOISE,
         "batch_size": sampling.batch_size,
         "device": sampling.saved.system.device.type,
+        **({"conditions": _digest_of(sampling.conditions)} if sampling.conditions else {}),
         **({"precision": precision} if precision != "fp32" else {}),
         **({"compile": "step" if compiled is True else compiled} if compiled else {}),
     }
+
+
+def _digest_of(conditions: Mapping[str, NDArray[Any]]) -> str:
+    """Return 16 digits that stand for conditions."""
+    found = hashlib.sha256()
+    for name, values in sorted(conditions.items()):
+        found.update(f"{name} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()[:16]

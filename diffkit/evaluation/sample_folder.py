@@ -42,6 +42,7 @@ _DIGESTS = {
     "system": "another system, or the same with other weights",
     "classes": Message("other ", Setting("classes"), ", or in another order"),
     "low_res": Message("other pictures of ", Setting("low_res")),
+    "conditions": "other conditions",
     "noise": "noise that another version of diffkit drew",
 }
 """Meaning of a differing digest."""

@@ -43,6 +43,7 @@ class Sampling:
         low_res: Small images to enlarge, or None.
         each: How many samples there are for each small image; they are consecutive.
         options: Of `System.sample`: steps, sampler, guidance, clip, compile.
+        conditions: Further conditions by name, with one row for all samples, or one for each.
     """
 
     saved: Saved
@@ -53,6 +54,7 @@ class Sampling:
     low_res: Data | None = None
     each: int = 1
     options: Mapping[str, Any] = field(factory=dict)
+    conditions: Mapping[str, NDArray[Any]] = field(factory=dict)
 
     @property
     def batches(self) -> list[range]:
@@ -114,6 +116,8 @@ class Sampling:
         if self.low_res is not None:
             small = self.low_res.batch([i // self.each for i in rows]).images
             found["low_res"] = scale_images(small, self.low_res.bins)
+        for name, values in self.conditions.items():
+            found[name] = torch.from_numpy(values if len(values) == 1 else values[rows.start : rows.stop])
         return found
 
 
@@ -165,6 +169,23 @@ def _one(path: Path, channels: int) -> Data:
     with open_image_file(path, str(path)) as image:
         size = upright_size(image)
     return from_array(read_image(path, Form(size, channels))[None])
+
+
+def read_conditions(path: Path, count: int) -> dict[str, NDArray[Any]]:
+    """Return conditions for samples from a .npz file: arrays by name, with one row for all of them, or one for each.
+
+    Raises:
+        DataError: The file cannot be read, or an array has another number of rows.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays}
+    except Exception as error:  # NumPy raises whatever its parsers meet
+        raise DataError(f"{str(path)!r} cannot be read as a .npz file of conditions: {error}") from error
+    for name, values in found.items():
+        if not values.ndim or len(values) not in (1, count):
+            raise DataError(f"condition {name!r} in {str(path)!r} must have 1 row, or {count}, got {values.shape}")
+    return found
 
 
 def has_labels(path: Path) -> bool:

@@ -99,6 +99,9 @@ KINDS: dict[str, Kind] = {
             "diffkit.parts.codecs",
             weights=True,
         ),
+        Kind(
+            "adapter", "What is trained beside frozen weights.", "diffkit.protocols:Adapter", "diffkit.parts.adapters"
+        ),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
             "optimizer",

@@ -5,6 +5,7 @@ RUN/config.json, RUN/config.toml       options and data of a run; and the option
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that resumes the run exactly
 RUN/latents.npy, .npz, .json           latents of all examples, if a codec makes them by an autoencoder
+RUN/base/                              the system beside which an adapter is trained, if it is stored nowhere else
 RUN/previews/step_00001000.png         samples during training
 RUN/tensorboard/                       TensorBoard's files, if it is a tracker of the run
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 SPEC, WEIGHTS = "spec.json", "model.safetensors"
 CONFIG, RECIPE = "config.json", "config.toml"
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
+BASE = "base"
 PREVIEWS, TENSORBOARD = "previews", "tensorboard"
 STEPS = "step_*"
 """Pattern of what `step_name` returns, with a suffix or without."""

@@ -17,6 +17,7 @@ from diffkit.runtime.files import load_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
 from diffkit.runtime.weights_files import read_weights
+from diffkit.system.attached import attach, read_base
 from diffkit.system.cascade import Cascade
 from diffkit.system.compose import compose
 from diffkit.system.module import System
@@ -59,6 +60,18 @@ def from_spec(
     Raises:
         SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
     """
+    system = _without_adapter(spec, backbone, modules, device, accept_origin)
+    _attach_of(system, spec, accept_origin)
+    return system
+
+
+def _without_adapter(
+    spec: Mapping[str, Any],
+    backbone: nn.Module | None,
+    modules: Mapping[str, nn.Module] | None,
+    device: str | torch.device | None,
+    accept_origin: bool,
+) -> System:
     if "classifier" in spec:
         raise SpecError(
             "this is a classifier of noisy data, which is used for guidance and is not a system; "
@@ -99,12 +112,15 @@ def load(
     modules: Mapping[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
     accept_origin: bool = False,
+    base: str | Path | None = None,
 ) -> System:
     """Rebuild a saved system with its weights, or a saved cascade, in eval mode.
 
     Args:
         folder: The folder of `System.save`, or of `Cascade.save`.
         backbone, modules, device, accept_origin: As in `from_spec`.
+        base: Of a system with an adapter: the folder or file with the weights that it was trained beside, if they are
+            not where they were.
     Returns:
         The system; of the folder of a cascade, the `Cascade`, which type checkers take for a system, too.
     Raises:
@@ -114,9 +130,9 @@ def load(
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
     if "cascade" not in spec:
-        return _system(folder, spec, accept_origin, backbone=backbone, modules=modules, device=device)
-    if backbone is not None or modules:
-        raise SpecError(f"{folder} is a cascade of several networks; load its stages one by one with backbone=")
+        return _system(folder, spec, accept_origin, backbone=backbone, modules=modules, device=device, base=base)
+    if backbone is not None or modules or base is not None:
+        raise SpecError(f"{folder} is a cascade of several networks; load its stages one by one with such arguments")
     return cast("System", _cascade(folder, spec["cascade"], device, accept_origin))
 
 
@@ -150,14 +166,36 @@ def _system(
     backbone: nn.Module | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
+    base: str | Path | None = None,
 ) -> System:
-    system = from_spec(spec, backbone=backbone, modules=modules, device=device, accept_origin=accept_origin)
+    system = _without_adapter(spec, backbone, modules, device, accept_origin)
+    if "adapter" in spec and system.network is not None:
+        load_weights(system.network, read_base(folder, _base_of(spec), base))
+        _attach_of(system, spec, accept_origin)
+    elif base is not None:
+        raise CheckpointError(f"{folder} has no adapter, so it has no base; leave base out")
     if (trained := system.trained) is not None:
         load_weights(trained, read_model(folder, spec))
     for kind, module in system.frozen.items():
         load_weights(module, read_weights(folder / frozen_file(kind), (spec.get("frozen") or {}).get(kind)))
     system.refresh()
     return system.eval()
+
+
+def _base_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a spec says of the weights beside which its adapter was trained."""
+    check_fields(spec["adapter"], "the spec's adapter", SpecError, name=str, base=dict)
+    base: Mapping[str, Any] = spec["adapter"]["base"]
+    check_fields(base, "the base in the spec", SpecError, path=str, digest=str)
+    return base
+
+
+def _attach_of(system: System, spec: Mapping[str, Any], accept_origin: bool) -> None:
+    """Attach the adapter of a spec, if it has one, to the network of a system."""
+    if "adapter" not in spec or system.network is None:
+        return
+    base, (name, options) = _base_of(spec), _slot("adapter", spec["adapter"], accept_origin)
+    attach(system.network, registry("adapter").create(name, **options), base["path"], base["digest"])
 
 
 def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:

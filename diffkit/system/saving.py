@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, OptionError, SpecError
@@ -28,6 +29,7 @@ from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
 from diffkit.runtime.strict_json import parse_json, readable_json, reason
 from diffkit.runtime.weights_files import digest, weights_record, write_weights
+from diffkit.system.attached import adapter_of, base_record
 from diffkit.system.settings import Settings
 
 FORMAT = 1
@@ -47,9 +49,11 @@ def spec_of(
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
+    found = {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings)}
+    if (attached := adapter_of(network)) is not None:
+        found["adapter"] = {**part_spec("adapter", attached.adapter), "base": base_record(attached)}
     foreign = foreign_modules(parts, modules, lambda kind: shape_of(kind, settings.data_shape, parts.data_shape))
-    own = {"modules": foreign} if foreign else {}
-    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings), **own}
+    return found | ({"modules": foreign} if foreign else {})
 
 
 def shape_of(kind: str, data_shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -254,7 +258,15 @@ def _backbone_spec(parts: Composition, network: nn.Module | None) -> dict[str, A
     if recipe is None:
         return None if network is None else {"name": None, "class": parts.names["backbone"]}
     found = part_spec("backbone", recipe)
-    if network is None or is_built_by(lambda: recipe.build(parts.data_shape, parts.out_channels), network):
+    attached = adapter_of(network)
+
+    def build() -> nn.Module:
+        built = recipe.build(parts.data_shape, parts.out_channels)
+        if attached is not None:
+            attached.adapter.attach(built)
+        return built
+
+    if network is None or is_built_by(build, network):
         return found
     return {"name": None, "class": type(network).__name__, "recipe": found}
 
@@ -274,7 +286,9 @@ def is_built_by(build: Callable[[], nn.Module | None], network: nn.Module) -> bo
 
 
 def _structure(network: nn.Module) -> tuple[dict[str, type], dict[str, tuple[int, ...]]]:
-    classes = {name: type(module) for name, module in network.named_modules(remove_duplicate=False)}
+    classes = {
+        name: type_before_parametrizations(module) for name, module in network.named_modules(remove_duplicate=False)
+    }
     return classes, {name: tuple(tensor.shape) for name, tensor in _tensors(network)}
 
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
+    _adapter,
     _backbone,
     _codec,
     _coupling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ def drop_conditions(
     step: int,
     count: int,
     start: int = 0,
+    alone: str = "",
 ) -> dict[str, Any]:
     """Return conditions in which, with some probability, all of an example's conditions are null conditions.
 
@@ -33,10 +35,12 @@ def drop_conditions(
         step: Completed updates.
         count: How many examples.
         start: Which example of the batch the first of them is.
+        alone: Name of the condition that is dropped by itself, by draws of its own; empty for all of them together.
     """
+    place = (step, int.from_bytes(hashlib.sha256(alone.encode()).digest()[:8], "big")) if alone else (step,)
 
     def chosen(device: torch.device) -> Tensor:
-        return uniforms(keys(key(seed, Purpose.LABEL, step), count, device, start)) < probability
+        return uniforms(keys(key(seed, Purpose.LABEL, *place), count, device, start)) < probability
 
     return drop(conditions, null, count, chosen)
 

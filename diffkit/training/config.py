@@ -12,7 +12,7 @@ from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
 from diffkit.options import choice, duration, flag, integer, number, numbers, option_names, words
-from diffkit.protocols import LRSchedule, Optimizer
+from diffkit.protocols import Adapter, LRSchedule, Optimizer
 from diffkit.registry import registry
 from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.registry.resolve import plain_slot
@@ -28,8 +28,38 @@ def _plain_optimizer(slot: Any) -> Any:
     return None if slot is None else plain_slot("optimizer", slot)
 
 
+def _plain_adapter(slot: Any) -> Any:
+    return None if slot is None else plain_slot("adapter", slot)
+
+
 def _plain_lr_schedule(slot: Any) -> Any:
     return None if slot is None else plain_slot("lr_schedule", slot)
+
+
+def as_dropouts(value: Any) -> tuple[str, ...]:
+    """Return probabilities of dropping conditions, by name, as texts such as "y=0.1"."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={probability}" for name, probability in value.items()]
+    several = value.split(",") if isinstance(value, str) else value
+    found = tuple(str(each).strip() for each in several)
+    dropouts_of(found)
+    return found
+
+
+def dropouts_of(texts: Sequence[str]) -> dict[str, float]:
+    """Return probabilities of dropping conditions, by name, from texts such as "y=0.1"."""
+    found = {}
+    for text in texts:
+        name, _, number_text = text.partition("=")
+        try:
+            found[name] = float(number_text)
+        except ValueError:
+            found[name] = math.nan
+        if not name or not 0 <= found[name] <= 1:
+            raise OptionError(
+                'must be probabilities such as "y=0.1,context=0.2"', option="condition_dropout", value=text
+            )
+    return found
 
 
 @frozen(kw_only=True)
@@ -60,6 +90,8 @@ class TrainConfig:
             ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``. The first that matches
             counts.
         freeze: Patterns of names of parameters that are not trained, such as "time_embed.*".
+        adapter: What is trained beside the network's weights, which are then frozen: the name of an adapter such as
+            "lora", with options ``("lora", {"r": 8})``. None trains the weights.
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
         warmup: Updates over which the learning rate rises linearly from near 0, >= 0, whatever its schedule.
         lr_schedule: How the learning rate falls: "constant" not at all, "linear" and "cosine" to 0 after ``steps``
@@ -85,6 +117,8 @@ class TrainConfig:
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing all conditions of an example that have a null condition, such as its
             class, by the null conditions, in [0, 1], for classifier-free guidance; 0.1 is usual.
+        condition_dropout: Probability of replacing a condition by its null condition, of each by itself and beside
+            label_dropout, for guidance by several: such as "y=0.1,context=0.2", or {"y": 0.1, "context": 0.2}.
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual for images of which the mirror
             image is as likely. Conditions that are images are mirrored with it.
         low_res_noise: Largest level of noise on the small images of super-resolution, in [0, 1]; that of each example
@@ -122,6 +156,7 @@ class TrainConfig:
     optimizer: Any = attrs.field(default=None, converter=_plain_optimizer)
     param_groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
     freeze: tuple[str, ...] = words()
+    adapter: Any = attrs.field(default=None, converter=_plain_adapter)
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
     lr_schedule: Any = attrs.field(default=None, converter=_plain_lr_schedule)
@@ -137,6 +172,7 @@ class TrainConfig:
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
+    condition_dropout: tuple[str, ...] = attrs.field(default=(), converter=as_dropouts)
     flip: float = number(0.0, ge=0, le=1)
     low_res_noise: float = number(0.0, ge=0, le=1)
     cache_latents: bool = flag(True)
@@ -201,7 +237,9 @@ class TrainConfig:
         """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
         size = self.batch_size if self.overfit is None else min(self.batch_size, count)
         found: dict[str, Any] = (
-            {"batch_size": size, "flip": 0.0, "label_dropout": 0.0, "low_res_noise": 0.0} if self.overfit else {}
+            {"batch_size": size, "flip": 0.0, "label_dropout": 0.0, "condition_dropout": (), "low_res_noise": 0.0}
+            if self.overfit
+            else {}
         )
         if self.epochs is not None:
             found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
@@ -217,6 +255,16 @@ class TrainConfig:
         """The optimizer."""
         made: Optimizer = _part("optimizer", self.optimizer or "adamw", betas=("betas", self.betas))
         return made
+
+    @cached_property
+    def dropouts(self) -> dict[str, float]:
+        """Probability of dropping each condition by itself, by its name."""
+        return dropouts_of(self.condition_dropout)
+
+    @cached_property
+    def adapter_part(self) -> Adapter | None:
+        """The adapter, if there is one."""
+        return None if self.adapter is None else _part("adapter", self.adapter)
 
     @cached_property
     def lr_schedule_part(self) -> LRSchedule:
@@ -286,6 +334,7 @@ class TrainOptions(TypedDict, total=False):
     optimizer: Any
     param_groups: Sequence[str | Mapping[str, Any] | ParameterGroup] | str
     freeze: Sequence[str] | str
+    adapter: Any
     grad_clip: float | None
     warmup: int
     lr_schedule: Any
@@ -301,6 +350,7 @@ class TrainOptions(TypedDict, total=False):
     timeout: float
     seed: int
     label_dropout: float
+    condition_dropout: Mapping[str, float] | Sequence[str] | str
     flip: float
     low_res_noise: float
     cache_latents: bool
@@ -332,7 +382,7 @@ RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
-_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track", "teacher")
+_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track", "teacher", "base")
 """Keywords of `diffkit.train` besides the fields of `TrainConfig`."""
 
 

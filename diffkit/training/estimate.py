@@ -24,6 +24,7 @@ from diffkit.system.module import System
 from diffkit.system.network_calls import network_calls
 from diffkit.system.saving import frozen_records
 from diffkit.training import checkpoint, run_folder
+from diffkit.training.adapting import attach_adapter
 from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
@@ -142,6 +143,9 @@ def dry_run(
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
     config = resolve_config(config, options)
+    if config.adapter is not None and system.network is not None:
+        system = system.with_network(copy.deepcopy(system.network))
+        attach_adapter(system, config, None, "" if out is None else out)
     if (trained := system.trained) is not None:
         check_optimizer(trained, config)
     found, spec = examples_for(config, as_data(data)), system.spec()

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -28,6 +29,7 @@ from diffkit.runtime.run_layout import CHECKPOINTS, step_name
 from diffkit.system.module import System
 from diffkit.system.saving import frozen_records, renew, renew_frozen
 from diffkit.training import checkpoint, run_folder
+from diffkit.training.adapting import StoredBase, adapter_attached
 from diffkit.training.batches import batches
 from diffkit.training.checkpoint_writer import CheckpointWriter
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
@@ -67,6 +69,7 @@ def train(
     hooks: Slot = (),
     track: Sequence[str | Tracker] = (),
     teacher: System | str | Path | None = None,
+    base: str | Path | None = None,
     **options: Unpack[TrainOptions],
 ) -> T:
     """Train a system, or resume its run, and return it with its averaged weights, ready to sample.
@@ -95,6 +98,8 @@ def train(
             `diffkit.training.Hook`, or a list of these.
         track: Trackers to report to: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
         teacher: The system that a loss learns from, or its folder, if the loss has ``teacher="system"``.
+        base: With an adapter: the folder or file that the system was loaded from, which the run then names. By default
+            the system is stored in the run's folder.
         options: Fields of `TrainConfig`.
     Returns:
         The system, with the running mean of the first EMA rate as its weights, in evaluation mode.
@@ -110,16 +115,17 @@ def train(
     """
     begun, config = time.monotonic(), resolve_config(config, options)
     chosen = choose_hooks(config, hooks, track)
-    if (trained := system.trained) is not None:
-        check_optimizer(trained, config)
-    found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
-    config = config.for_examples(len(found))
-    spec, learns_from = system.spec(), find_teacher(system, config, teacher)
-    spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
-    check_training(system, spec, found, config)
-    if held_out is not None:
-        held_out = match_classes(held_out, found.classes, whose="the data", what="val")
-        check_held_out(system, spec, held_out, config)
+    with adapter_attached(system, config, base, out) as stored:
+        if (trained := system.trained) is not None:
+            check_optimizer(trained, config)
+        found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
+        config = config.for_examples(len(found))
+        spec, learns_from = system.spec(), find_teacher(system, config, teacher)
+        spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
+        check_training(system, spec, found, config)
+        if held_out is not None:
+            held_out = match_classes(held_out, found.classes, whose="the data", what="val")
+            check_held_out(system, spec, held_out, config)
     assert system.network is not None and trained is not None
     with freezing(trained, config.freeze), engine_for(system.device, config) as engine, ExitStack() as stack:
         _check_same_arguments(engine.ranks, spec, config, found, held_out)
@@ -134,7 +140,7 @@ def train(
         folder, lock = engine.ranks.rank_zero(begin)
         engine.ranks.all_ranks(lambda: _check_shared(folder, lock))
         return _Training(
-            system, spec, found, config, engine, folder, locks, progress, chosen, held_out, begun, learns_from
+            system, spec, found, config, engine, folder, locks, progress, chosen, held_out, begun, learns_from, stored
         ).run()
 
 
@@ -181,6 +187,7 @@ class _Training(Generic[T]):
         val: Data | None,
         begun: float,
         teacher: System | None,
+        stored_base: StoredBase | None,
     ):
         trained = system.trained
         assert trained is not None
@@ -199,6 +206,7 @@ class _Training(Generic[T]):
         self.hooks = RunHooks(hooks, facts)
         self.trainer.after_backward = self._after_backward if self.hooks.has("after_backward") else None
         self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))
+        self.stored_base = stored_base
         self.saves = CheckpointWriter(folder, spec, config, engine.ranks)
 
     def run(self) -> T:
@@ -280,6 +288,9 @@ class _Training(Generic[T]):
         self.ranks.rank_zero(lambda: renew_frozen(self.spec.get("frozen", {}), self.system.frozen, self.folder))
         self.ranks.rank_zero(lambda: run_folder.write_config(self.folder, self.config_content))
         self._cache_latents()
+        if self.stored_base is not None:
+            self.ranks.rank_zero(partial(self.stored_base.write, self.folder))
+            self.stored_base = None
         self.ranks.rank_zero(lambda: repair_metrics(self.folder, self.trainer.step))
 
     def _finish_resumed_step(self) -> None:

@@ -188,6 +188,17 @@ def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
 
 def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
     """Yield why conditions cannot be dropped at random, found by dropping those of some examples."""
+    known = {name for name, value in (system.parts.null_conditions or {}).items() if value is not None}
+    for name in config.dropouts:
+        if name not in known or name not in example.conditions:
+            what = "the data does not give" if name in known else "has no null condition"
+            names = ", ".join(sorted(known & example.conditions.keys())) or "none"
+            yield problem(
+                f"drops {name!r}, which {what}; those that can be dropped: {names}",
+                option="condition_dropout",
+                value=config.condition_dropout,
+                fix={"condition_dropout": UNSET},
+            )
     if config.label_dropout <= 0:
         return
     null = system.parts.null_conditions or {}

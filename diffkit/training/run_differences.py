@@ -109,14 +109,15 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for what in sorted(was_hashed | now_hashed):
         was, now = was_hashed.get(what), now_hashed.get(what)
         if was != now:
-            found.append(f"weights of the {word(what)} {shown(was)}, now {shown(now)}")
+            found.append(f"weights {word(what)} {shown(was)}, now {shown(now)}")
     return found
 
 
 def _weight_digests(spec: Mapping[str, Any]) -> dict[str, str]:
-    """The first digits of the digests of weights that are not trained: the teacher's, and of frozen modules."""
-    hashed = {kind: (record or {}).get("sha256") for kind, record in (spec.get("frozen") or {}).items()}
-    hashed["teacher"] = (spec.get("teacher") or {}).get("digest")
+    """The first digits of the digests of weights that are not trained: of the teacher, a base, and frozen modules."""
+    hashed = {f"of the {kind}": (record or {}).get("sha256") for kind, record in (spec.get("frozen") or {}).items()}
+    hashed["of the teacher"] = (spec.get("teacher") or {}).get("digest")
+    hashed["beside the adapter"] = ((spec.get("adapter") or {}).get("base") or {}).get("digest")
     return {what: str(digest)[:12] for what, digest in hashed.items() if digest}
 
 

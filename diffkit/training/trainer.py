@@ -159,6 +159,9 @@ class Trainer:
         conditions = {name: mapped(self._moved, value) for name, value in batch.conditions.items()}
         if config.label_dropout > 0:
             conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
+        for name, probability in config.dropouts.items() if config.condition_dropout else ():
+            null = {name: self.null[name]}
+            conditions = drop_conditions(conditions, null, probability, seed, step, len(x), start, name)
         if config.flip > 0:
             x, conditions = mirrored(x, conditions, config.flip, seed, step, start)
         if config.low_res_noise > 0:

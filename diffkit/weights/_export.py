@@ -14,6 +14,7 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.strict_json import reason
 from diffkit.runtime.weights_files import to_safetensors
+from diffkit.system.attached import adapter_of
 from diffkit.system.module import System
 from diffkit.weights._embedded_spec import KEY, embed_text, spec_text, spec_to_embed
 from diffkit.weights._partial_load import target_network
@@ -35,7 +36,7 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
     Returns:
         The path.
     Raises:
-        OptionError: The file has another suffix, or the network has no public layout.
+        OptionError: The file has another suffix, or the network has no public layout, or an adapter.
         CheckpointError: The file cannot be written.
     """
     from safetensors import SafetensorError
@@ -48,6 +49,10 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
     if not isinstance(network, UNetNetwork | DiTNetwork | ClassifierNetwork):
         raise OptionError(
             f"a {type(network).__name__} has no public layout of weights; backbones 'unet', 'dit' and classifiers have"
+        )
+    if adapter_of(network) is not None:
+        raise OptionError(
+            "the network has an adapter, which no public layout has; merge it first: diffkit.weights.merged(system)"
         )
     if path.suffix not in _ENDINGS:
         raise OptionError(f"a file of weights must end in {', '.join(_ENDINGS)}, got {path.name!r}")

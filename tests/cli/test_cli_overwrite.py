@@ -34,6 +34,7 @@ FOLDERS = {
     "inpaint": [("SYSTEM", "PICTURES", "--mask", "mask.png"), {"--out": "drawn"}],
     "interpolate": [("SYSTEM", "a.png", "b.png"), {"--out": "between"}],
     "invert": [("SYSTEM", "PICTURES"), {"--out": "inverted"}],
+    "merge": [("SYSTEM",), {"--out": "merged"}],
     "nll": [("SYSTEM", "--data", "digits"), {"--published": "published"}],
     "upscale": [("SYSTEM", "PICTURES"), {"--out": "drawn"}],
 }

@@ -8,6 +8,7 @@ import diffkit
 from diffkit.data import Encoded, from_array
 from diffkit.data.base import BatchedData
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.sampling import read_conditions
 
 IMAGES = np.arange(6 * 16, dtype=np.uint8).reshape(6, 1, 4, 4)
 TEXTS = {"cat": "a cat", "dog": "one brown dog"}
@@ -111,3 +112,29 @@ def test_ragged_conditions_are_padded():
     assert found["words"].sum((1, 2)).tolist() == [2, 6]
     assert found["words_mask"].tolist() == [[True, False, False], [True, True, True]]
     assert BatchedData(Ragged()).batch([1, 1]).conditions.keys() == {"words"}
+
+
+def test_conditions_in_arrays_and_files(tmp_path):
+    words, mask = np.random.default_rng(0).standard_normal((6, 2, 3)), np.ones((6, 2), bool)
+    data = from_array(IMAGES, conditions={"context": words, "context_mask": mask})
+    found = data.batch([3, 0]).conditions
+    assert found["context"].equal(torch.from_numpy(words[[3, 0]]).float()) and found["context_mask"].dtype == torch.bool
+    assert data[1][1]["context"].shape == (2, 3)
+    assert data.describe()["fingerprint"] != from_array(IMAGES).describe()["fingerprint"]
+    np.savez(tmp_path / "all.npz", arr_0=IMAGES, context=words)
+    loaded = diffkit.data.load(str(tmp_path / "all.npz"), layout="channels_first", conditions=["context"])
+    assert loaded.batch([2]).conditions["context"].equal(torch.from_numpy(words[[2]]).float())
+    with pytest.raises(DataError, match=r"has no array text \(it has: arr_0, context\)"):
+        diffkit.data.load(str(tmp_path / "all.npz"), conditions=["text"])
+    with pytest.raises(DataError, match="condition 'context' must be numbers with a row for each of 6 examples"):
+        from_array(IMAGES, conditions={"context": words[:2]})
+
+
+def test_conditions_of_samples_in_a_file(tmp_path):
+    np.savez(tmp_path / "three.npz", context=np.ones((1, 2, 3)), y=np.arange(4))
+    assert read_conditions(tmp_path / "three.npz", 4).keys() == {"context", "y"}
+    with pytest.raises(DataError, match=r"condition 'y' in '.*' must have 1 row, or 5, got \(4,\)"):
+        read_conditions(tmp_path / "three.npz", 5)
+    (tmp_path / "no.npz").write_bytes(b"no")
+    with pytest.raises(DataError, match="cannot be read as a"):
+        read_conditions(tmp_path / "no.npz", 5)

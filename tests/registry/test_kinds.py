@@ -81,7 +81,7 @@ SOURCES = {
 OPTIONS = {
     "schedule": {"rate": 8.0}, "mean": {}, "var": {"share": 0.25}, "loss": {"c": 2.0}, "timesteps": {"power": 2.0},
     "sampler": {}, "backbone": {"hidden": 8}, "guidance": {"scale": 0.25}, "spacing": {"count": 3},
-    "decoder": {"scale": 0.25}, "coupling": {"reverse": True}, "codec": {"scale": 2.0},
+    "decoder": {"scale": 0.25}, "coupling": {"reverse": True}, "codec": {"scale": 2.0}, "adapter": {"scale": 2.0},
     "data": {"examples": 12}, "optimizer": {"momentum": 0.5}, "lr_schedule": {"power": 3.0},
 }  # fmt: skip
 """Options of the parts; those without a source above are as ``diffkit new-plugin`` writes them."""

@@ -153,6 +153,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
             size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1, context=5
         ),
     ],
+    ("adapter", "lora"): [{}, {"r": 2, "alpha": 4.0, "targets": ("qkv", "time_embed.0", "in_layers.2")}],
     ("data", "photographs"): [
         {"size": 200},
         {"size": 32, "pieces": "random", "stride": 16, "examples": 9, "seed": 1, "labels": True},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lanes import some_by_default
 from mutants import (
+    adapters,
     backbones,
     codecs,
     couplings,
@@ -30,6 +31,7 @@ from diffkit.registry import KINDS
 from diffkit.testing import checks_for, report
 
 _FILES = (
+    adapters,
     backbones,
     codecs,
     couplings,

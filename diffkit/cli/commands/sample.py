@@ -53,6 +53,8 @@ class Options:
         low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
             (arr_1) are the classes unless others are chosen.
         each: Samples for each of these pictures; they are consecutive.
+        conditions: A .npz file of further conditions, such as an array context with the vectors of a text: arrays with
+            one row for all samples, or one for each.
         steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         final: Where sampling ends: zero is clean data, sigma_min level 1; as composed by default.
@@ -73,6 +75,7 @@ class Options:
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
     each: int = integer(1, ge=1)
+    conditions: Path | None = None
     steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
     final: Literal["zero", "sigma_min"] | None = None
@@ -128,7 +131,7 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     """Return the sampling job, with the sampler and guidance that were chosen, if any."""
     from diffkit.cli.shared.guidance import load_guidance, with_guidance
     from diffkit.data.matching import match_classes
-    from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures
+    from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures, read_conditions
 
     check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -145,7 +148,10 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     if small is not None and saved.num_classes is not None and not options.classes:
         small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
-    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
+    given = {} if options.conditions is None else read_conditions(options.conditions, count)
+    return Sampling(
+        saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options, given
+    )
 
 
 def _count(options: Options, small: Data | None) -> int:

@@ -32,7 +32,8 @@ class Options(RunOptions):
 
     Attributes:
         init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
-            saved system, where name and shape fit. A run that has begun keeps its own.
+            saved system, where name and shape fit. A run that has begun keeps its own. With --adapter, the weights
+            beside which that is trained; of a folder, its system too, unless --backbone is given.
         init_entry: Which set of weights, if the file of --init holds several, such as model and ema.
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
@@ -45,7 +46,7 @@ class Options(RunOptions):
 
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition, "Sampling": Sampling},
-    {"data": None, "val": None, **SYSTEM, **OF_TRAINING},
+    {"data": None, "val": None, **SYSTEM, **OF_TRAINING, "adapter": None},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training", "sampling"),
@@ -63,6 +64,8 @@ def run(parsed: ParsedOptions) -> None:
     if config.label_dropout > 0 and (way := way_to_classes(parsed)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
+    if config.adapter is not None and init is None:
+        raise OptionError("--adapter is trained beside weights; name them with --init FOLDER")
     data, is_glance = first_look(parsed, options.low_res)
     composition = composed(parsed, data, config)
     if lacks_options(composition.get("codec")):
@@ -78,7 +81,11 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.training.optimizer_building import check_optimizer
 
     torch.manual_seed(config.seed)
-    system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    device = device_of_rank(options.device)
+    of_base = (
+        init is not None and config.adapter is not None and "backbone" not in parsed.chosen and is_saved(init.parent)
+    )
+    system = loaded_base(init.parent, parsed, device) if of_base else diffkit.compose(**composition, device=device)  # type: ignore[union-attr]
     if system.trained is not None:
         check_optimizer(system.trained, config)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
@@ -86,17 +93,48 @@ def run(parsed: ParsedOptions) -> None:
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {named}")
     if remark := _unused_classes(system, data):
         say(remark)
-    if init is not None and not completed_updates(options.out):
+    if init is not None and not of_base and (config.adapter is not None or not completed_updates(options.out)):
         from diffkit.weights import load_matching
 
         with within(entry="init_entry"):
-            say(f"weights: {init}: {load_matching(system, init, entry=options.init_entry)}")
+            found_weights = load_matching(system, init, entry=options.init_entry)
+        say(f"weights: {init}: {found_weights}")
+        if config.adapter is not None and (found_weights.left or found_weights.reshaped):
+            raise OptionError("--adapter is trained beside complete weights; leave --backbone out, or --adapter")
         if remark := _learned_otherwise(init.parent, system):
             say(remark)
     found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
-    parts = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
-    content = recipe("train", SPEC, parsed, system.device, found, parts)
-    train(system, data, options, config, content, parsed, options.low_res)
+    kept = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
+    content = recipe("train", SPEC, parsed, system.device, found, parts_of(system) if of_base else kept)
+    base = init.parent if init is not None and config.adapter is not None and is_saved(init.parent) else None
+    train(system, data, options, config, content, parsed, options.low_res, base)
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder is that of a run or of a saved system."""
+    from diffkit.runtime.run_layout import SPEC as SYSTEM_SPEC
+
+    return (folder / SYSTEM_SPEC).is_file()
+
+
+def loaded_base(folder: Path, parsed: ParsedOptions, device: Any) -> System:
+    """Return the system of a folder, with the parts and settings that were given in place of its own."""
+    import attrs
+
+    import diffkit
+    from diffkit.registry import SLOTS
+
+    kinds = (*SLOTS, "coupling", "codec")
+    changes: dict[str, Any] = {kind: parsed.parts[kind] for kind in kinds if kind in parsed.chosen}
+    changes |= {
+        field.name: parsed.values[field.name] for field in attrs.fields(Composition) if field.name in parsed.values
+    }
+    return diffkit.recompose(diffkit.load(folder, device=device), **changes)
+
+
+def parts_of(system: System) -> dict[str, tuple[str, Any]]:
+    """Return the parts of a system by name with options, as an options file has them."""
+    return {kind: (part["name"], part["options"]) for kind, part in system.spec()["parts"].items() if part}
 
 
 def _weights_in(path: Path) -> Path:
@@ -147,4 +185,4 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | own)
-    return {name: value for name, value in found.items() if name not in SOURCES and name not in OF_TRAINING}
+    return {name: value for name, value in found.items() if name not in (*SOURCES, *OF_TRAINING, "adapter")}

@@ -38,7 +38,8 @@ HEAD = 64
 """Channels of an attention head in the published classifiers."""
 WITHOUT: Mapping[str, str] = {
     **dict.fromkeys(("preview_every", "preview", "preview_steps"), "a classifier draws no samples"),
-    "label_dropout": "a classifier learns from every label",
+    **dict.fromkeys(("label_dropout", "condition_dropout"), "a classifier learns from every label"),
+    "adapter": "a classifier is trained whole",
 }
 """Options of training that do not apply to classifiers."""
 

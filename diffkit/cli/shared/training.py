@@ -82,7 +82,7 @@ def hooks_of(parsed: ParsedOptions) -> list[tuple[str, Mapping[str, Any]]]:
 def way_to_classes(parsed: ParsedOptions) -> str | None:
     """Return the option that gives data classes, if they are off; None if the data has some, as far as options show."""
     source, chosen = parsed.parts["data"][0], attrs.asdict(source_of(parsed), recurse=False)  # type: ignore[arg-type]  # an attrs class
-    labels = chosen.get("labels")
+    labels = chosen.get("labels") or bool(chosen.get("conditions"))
     if labels == "none":
         return "add --data.labels folders, or prefix"
     if labels is False and Path(source).suffix != ".npy":
@@ -98,6 +98,7 @@ def train(
     recipe: str,
     parsed: ParsedOptions,
     low_res: tuple[int, ...] | None = None,
+    base: Path | None = None,
 ) -> None:
     """Train, with held-out data if there is some; with ``--dry-run`` only print what it would take.
 
@@ -109,6 +110,7 @@ def train(
         recipe: What config.toml holds.
         parsed: All options of the command.
         low_res: Size of small images, if it learns to enlarge them.
+        base: Where the system was loaded from, beside whose weights an adapter is trained.
     """
     import diffkit
     from diffkit.cli.shared.recipe import Recipe
@@ -121,4 +123,4 @@ def train(
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
     track: list[str | Tracker] = [Recipe(recipe), *options.track]
-    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track, base=base)

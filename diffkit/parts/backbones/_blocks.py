@@ -62,8 +62,9 @@ class Pointwise(nn.Conv1d):
     It is called with (B, C, N) like any other convolution, so that hooks, adapters and replacements work.
     """
 
-    def __init__(self, width_in: int, width: int):
-        super().__init__(width_in, width, 1)
+    def __init__(self, width_in: int, width: int, *_: Any, **how: Any):
+        """Arguments are those of `nn.Conv1d` of width one, by which peft makes layers of the same class."""
+        super().__init__(width_in, width, 1, **how)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width_in, N) -> (B, width, N)."""

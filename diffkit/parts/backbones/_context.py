@@ -97,7 +97,7 @@ class CrossAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, heads, N, width / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def _add_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

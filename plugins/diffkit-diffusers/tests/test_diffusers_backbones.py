@@ -9,13 +9,13 @@ import pytest
 pytest.importorskip("diffusers")
 
 import torch
-from diffkit_diffusers import DiffusersDiT, DiffusersUNet2D
+from diffkit_diffusers import DiffusersDiT, DiffusersUNet2D, DiffusersUNet2DCondition
 from diffusers_support import SMALL_DIT, SMALL_UNET
 
 import diffkit
 from diffkit.testing import Check, parametrize_checks
 
-from diffusers import DiTTransformer2DModel, UNet2DModel  # isort: skip
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel  # isort: skip
 
 
 @parametrize_checks("backbone", DiffusersUNet2D(**SMALL_UNET), DiffusersDiT(**SMALL_DIT))
@@ -84,6 +84,36 @@ def test_the_transformer_answers_as_in_diffusers():
     assert backbone.null_conditions() == {"y": 3}
     assert system.sample(2, steps=3, y=1, progress=False).shape == (2, 4, 8, 8)
     assert diffkit.from_spec(system.spec()).parts.backbone == backbone
+
+
+SMALL_CONDITION: dict[str, Any] = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 5,
+}
+
+
+def test_the_network_with_a_context_answers_as_in_diffusers():
+    backbone = DiffusersUNet2DCondition(**SMALL_CONDITION)
+    system = diffkit.compose(backbone=backbone, data_shape=(3, 8, 8), rescale_time=False).eval()
+    theirs = UNet2DConditionModel(sample_size=8, in_channels=3, out_channels=3, **SMALL_CONDITION).eval()
+    theirs.load_state_dict(system.network.model.state_dict())
+    x, time, context = torch.randn(2, 3, 8, 8), torch.tensor([7, 999]), torch.randn(2, 4, 5)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        found = system.network(x, time.float(), context=context, context_mask=mask)
+        torch.testing.assert_close(found, theirs(x, time, context, encoder_attention_mask=mask.bool()).sample)
+        short = system.network(x[1:], time[1:].float(), context=context[1:, :2])
+        torch.testing.assert_close(found[1:], short, atol=1e-6, rtol=1e-5)
+        none = [system.network(x, time.float(), context=c, context_mask=m) for c, m in ((0, None), (context, 0 * mask))]
+        torch.testing.assert_close(*none, atol=1e-6, rtol=1e-5)
+    drawn = system.sample(2, steps=2, guidance=("cfg", {"scale": 2.0}), context=context[:1], progress=False)
+    assert drawn.shape == (2, 3, 8, 8)
+    assert backbone.null_conditions() == {"context": 0.0} and backbone.context_width() == 5
 
 
 def test_a_saved_system_samples_alike(tmp_path: Any):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffkit_diffusers.backbones import DiffusersDiT as DiffusersDiT
     from diffkit_diffusers.backbones import DiffusersUNet2D as DiffusersUNet2D
+    from diffkit_diffusers.backbones import DiffusersUNet2DCondition as DiffusersUNet2DCondition
     from diffkit_diffusers.betas import DiffusersBetas as DiffusersBetas
     from diffkit_diffusers.ddim import DiffusersDDIM as DiffusersDDIM
     from diffkit_diffusers.multistep import DiffusersMultistep as DiffusersMultistep
@@ -38,6 +39,7 @@ _HOME = {
     "DiffusersSinglestep": "singlestep",
     "DiffusersSpacing": "spacing",
     "DiffusersUNet2D": "backbones",
+    "DiffusersUNet2DCondition": "backbones",
     "DiffusersUniPC": "unipc",
     "SchedulerReading": "reading",
     "from_scheduler_config": "reading",
@@ -55,6 +57,7 @@ __all__ = [
     "DiffusersSinglestep",
     "DiffusersSpacing",
     "DiffusersUNet2D",
+    "DiffusersUNet2DCondition",
     "DiffusersUniPC",
     "SchedulerReading",
     "from_scheduler_config",

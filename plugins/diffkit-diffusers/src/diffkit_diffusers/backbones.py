@@ -71,19 +71,8 @@ class DiffusersUNet2D(Backbone):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that data of this shape cannot be taken."""
-        fault = self._fault(composition.data_shape)
+        fault = _halving_fault(composition.data_shape, self.block_out_channels)
         return [f"{composition.label('backbone')} {fault}"] if fault else []
-
-    def _fault(self, shape: tuple[int, ...]) -> str | None:
-        halvings = len(self.block_out_channels) - 1
-        if len(shape) != 3:
-            return f"takes images (C, H, W), but data_shape is {shape}"
-        if shape[1] % 2**halvings or shape[2] % 2**halvings:
-            return (
-                f"halves images {halvings} times, so their sides must be multiples of {2**halvings}, but data_shape is "
-                f"{shape}; use fewer block_out_channels"
-            )
-        return None
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""
@@ -91,11 +80,69 @@ class DiffusersUNet2D(Backbone):
 
         from diffkit_diffusers.networks import LabelledNetwork
 
-        _refuse(self._fault(data_shape))
+        _refuse(_halving_fault(data_shape, self.block_out_channels))
         channels, *sides = data_shape
         size = sides[0] if sides[0] == sides[-1] else tuple(sides)
         shape = dict(sample_size=size, in_channels=channels, out_channels=out_channels)
         return LabelledNetwork(_made(UNet2DModel, attrs.asdict(self), shape), self.time_embedding_type == "learned")
+
+
+@frozen
+class DiffusersUNet2DCondition(ConditionalBackbone):
+    """``diffusers.UNet2DConditionModel``, with the shape of the data filled in; it attends to ``context``.
+
+    ``context`` is (B, L, cross_attention_dim), ``context_mask`` (B, L) says which of its vectors are there, and labels
+    are ``y``. The null condition is a context of zeros. See its documentation for what the options mean; defaults are
+    the same.
+    """
+
+    center_input_sample: bool = flag(False)
+    flip_sin_to_cos: bool = flag(True)
+    freq_shift: int = integer(0)
+    down_block_types: tuple[str, ...] = _words(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
+    mid_block_type: str | None = _word("UNetMidBlock2DCrossAttn")
+    up_block_types: tuple[str, ...] = _words(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    block_out_channels: tuple[int, ...] = integers((320, 640, 1280, 1280), ge=1)
+    layers_per_block: int = integer(2, ge=1)
+    downsample_padding: int = integer(1, ge=0)
+    mid_block_scale_factor: float = number(1.0)
+    dropout: float = number(0.0, ge=0, lt=1)
+    act_fn: str = _word("silu")
+    norm_num_groups: int = integer(32, ge=1)
+    norm_eps: float = number(1e-5, gt=0)
+    cross_attention_dim: int = integer(1280, ge=1)
+    transformer_layers_per_block: int = integer(1, ge=1)
+    attention_head_dim: int = integer(8, ge=1)
+    use_linear_projection: bool = flag(False)
+    class_embed_type: str | None = _word(None)
+    num_class_embeds: int | None = integer(None, optional=True, ge=1)
+    upcast_attention: bool = flag(False)
+    resnet_time_scale_shift: str = choice("default", ("default", "scale_shift"))
+
+    def null_conditions(self) -> Mapping[str, Any]:
+        """Return the empty context."""
+        return {"context": 0.0}
+
+    def context_width(self) -> int:
+        """Return the width of the vectors of the context."""
+        return self.cross_attention_dim
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Say that data of this shape cannot be taken."""
+        fault = _halving_fault(composition.data_shape, self.block_out_channels)
+        return [f"{composition.label('backbone')} {fault}"] if fault else []
+
+    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
+        """Return the network, ``forward(x, time, y=None, *, context, context_mask=None)``."""
+        from diffusers import UNet2DConditionModel
+
+        from diffkit_diffusers.networks import ContextNetwork
+
+        _refuse(_halving_fault(data_shape, self.block_out_channels))
+        channels, *sides = data_shape
+        size = sides[0] if sides[0] == sides[-1] else tuple(sides)
+        shape = dict(sample_size=size, in_channels=channels, out_channels=out_channels)
+        return ContextNetwork(_made(UNet2DConditionModel, attrs.asdict(self), shape), self.cross_attention_dim)
 
 
 @frozen
@@ -147,6 +194,18 @@ class DiffusersDiT(ConditionalBackbone):
         _refuse(self._fault(data_shape))
         shape = dict(sample_size=data_shape[-1], in_channels=data_shape[0], out_channels=out_channels)
         return LabelledNetwork(_made(DiTTransformer2DModel, attrs.asdict(self), shape))
+
+
+def _halving_fault(shape: tuple[int, ...], block_out_channels: tuple[int, ...]) -> str | None:
+    halvings = len(block_out_channels) - 1
+    if len(shape) != 3:
+        return f"takes images (C, H, W), but data_shape is {shape}"
+    if shape[1] % 2**halvings or shape[2] % 2**halvings:
+        return (
+            f"halves images {halvings} times, so their sides must be multiples of {2**halvings}, but data_shape is "
+            f"{shape}; use fewer block_out_channels"
+        )
+    return None
 
 
 def _refuse(fault: str | None) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diffkit.parts.backbones._context import read_context
+
 
 class LabelledNetwork(nn.Module):
     """``forward(x, time, y=None)`` in place of ``model(sample, timestep, class_labels).sample``.
@@ -30,4 +32,43 @@ class LabelledNetwork(nn.Module):
         """
         time = time.round().long() if self.looks_up_time else time
         out: Tensor = self.model(x, time, class_labels=y, return_dict=False)[0]
+        return out
+
+
+class ContextNetwork(nn.Module):
+    """``forward(x, time, y=None, *, context, context_mask=None)`` in place of ``model(sample, timestep, ...).sample``.
+
+    Attributes:
+        model: The model of diffusers; save it with its own ``save_pretrained``.
+        width: Width of the vectors of the context.
+    """
+
+    def __init__(self, model: Any, width: int):
+        super().__init__()
+        self.model, self.width = model, width
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        y: Tensor | None = None,
+        *,
+        context: Tensor | float | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the model's output.
+
+        Args:
+            x: Noisy data, (B, C, H, W).
+            time: Position in diffusers' chain, (B,), 0 for level 1.
+            y: Labels, (B,) int64.
+            context: Vectors to attend to, (B, L, width), or 0 for none.
+            context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
+        """
+        read = read_context(context, context_mask, self.width, x)
+        assert read is not None, "the width is not 0"
+        mask = None if read.mask is None else read.mask[:, 0, 0]
+        out: Tensor = self.model(x, time, read.tokens, class_labels=y, encoder_attention_mask=mask, return_dict=False)[
+            0
+        ]
         return out

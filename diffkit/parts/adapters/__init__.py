@@ -1,0 +1,1 @@
+"""Adapters, one registered name per file."""
