@@ -77,7 +77,7 @@ def run(parsed: ParsedOptions) -> None:
 def _weights(options: Options, parsed: ParsedOptions) -> Path:
     from diffkit.weights import export
 
-    of_graphs = {"--loop": options.loop, "--aot": options.aot, "--draw-noise": options.draw_noise}
+    of_graphs: dict[str, Any] = {"--loop": options.loop, "--aot": options.aot, "--draw-noise": options.draw_noise}
     of_graphs |= {f"--{kind}": parsed.parts.get(kind) for kind in ("sampler", "guidance")}
     for name, given in of_graphs.items():
         if given:
@@ -87,17 +87,18 @@ def _weights(options: Options, parsed: ParsedOptions) -> Path:
 
 
 def _graph(options: Options, parsed: ParsedOptions) -> Path:
+    from diffkit.cli.shared.device import device_of_rank
     from diffkit.cli.shared.guidance import load_guidance, with_guidance
     from diffkit.evaluation.saved import load_samplable
     from diffkit.tasks.exporting import export
 
-    saved = load_samplable(options.run, options.device)
+    saved = load_samplable(options.run, device_of_rank(options.device))
     guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
-    chosen = {"sampler": parsed.parts.get("sampler"), "steps": options.steps, "clip": options.clip}
+    chosen: dict[str, Any] = {"sampler": parsed.parts.get("sampler"), "steps": options.steps, "clip": options.clip}
     given = {name: value for name, value in chosen.items() if value is not None} | with_guidance(parsed, guidance)
     if given and not options.loop:
         raise OptionError(f"--{next(iter(given))} is of sampling, and the graph is the network alone; add --loop")
-    how = {"loop": options.loop, "compiled": options.aot, "draw_noise": options.draw_noise}
+    how: dict[str, Any] = {"loop": options.loop, "compiled": options.aot, "draw_noise": options.draw_noise}
     return export(saved.system, options.to, **how, **given)
 
 

@@ -86,7 +86,7 @@ def _onnx_text(path: Path) -> str:
     import onnx
 
     found = {each.key: each.value for each in onnx.load(path, load_external_data=False).metadata_props}
-    return found[METADATA]
+    return str(found[METADATA])
 
 
 def check_export(path: str | Path, system: System, *, examples: int = 3, seed: int = 0) -> Comparison:
@@ -142,7 +142,8 @@ def _expected(record: Mapping[str, Any], system: System, given: Mapping[str, Ten
     if record["sampling"] is None:
         raise OptionError("the file was exported with a sampler or guidance that has no name, so nothing can repeat it")
     noise = given.pop("noise", None)
-    job = system.prepare(len(x), **record["sampling"], **given)
+    options: dict[str, Any] = {**record["sampling"], **given}
+    job = system.prepare(len(x), **options)
     program, rows = job.program(), range(len(x))
     drawn = None if noise is None else iter(noise)
     with job.running("", program.num_steps, progress=False) as advance:
@@ -155,7 +156,8 @@ def _run(path: Path, given: Mapping[str, Tensor]) -> np.ndarray:
     """The output of the file in a process that does not import diffkit."""
     with tempfile.TemporaryDirectory() as folder:
         inputs, output = Path(folder, "inputs.npz"), Path(folder, "output.npy")
-        np.savez(inputs, **{name: value.numpy() for name, value in given.items()})
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in given.items()}
+        np.savez(inputs, **arrays)
         command = [sys.executable, "-I", str(host.__file__), str(path.resolve()), str(inputs), str(output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

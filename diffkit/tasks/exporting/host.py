@@ -2,11 +2,12 @@
 
 import sys
 import zipfile
+from typing import Any
 
 import numpy as np
 
 
-def load(path):
+def load(path: str) -> Any:
     """Return a function of arrays."""
     if path.endswith(".onnx"):
         import onnxruntime
