@@ -58,9 +58,9 @@ def _registered(monkeypatch):
 
 def composed(loss: str = "uncertainty", seed: int = 0) -> diffkit.System:
     torch.manual_seed(seed)
-    return diffkit.compose(
-        backbone=("mlp", {"hidden": 8, "depth": 1}), data_shape=(2,), bins=None, schedule="cosine", loss=loss
-    )
+    timed = {"schedule": "monotone", "timesteps": "uniform_time"} if loss == "continuous_vlb" else {}
+    parts = dict(schedule="cosine", loss=loss) | timed
+    return diffkit.compose(backbone=("mlp", {"hidden": 8, "depth": 1}), data_shape=(2,), bins=None, **parts)
 
 
 def run(out, loss="uncertainty", seed=0, **options):
@@ -68,7 +68,10 @@ def run(out, loss="uncertainty", seed=0, **options):
 
 
 @forking
-@pytest.mark.parametrize("loss", ["uncertainty", pytest.param("called_twice", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "loss",
+    ["uncertainty", *(pytest.param(each, marks=pytest.mark.slow) for each in ("called_twice", "continuous_vlb"))],
+)
 def test_processes_microbatches_and_resuming_change_no_bit(tmp_path, loss):
     run(tmp_path / "one", loss, microbatch=4)
     forked(2, lambda rank: run(tmp_path / "two", loss, seed=rank, steps=4, strategy="ddp") and None)
@@ -78,7 +81,7 @@ def test_processes_microbatches_and_resuming_change_no_bit(tmp_path, loss):
 
 @pytest.mark.slow
 @forking
-@pytest.mark.parametrize("loss", ["uncertainty", "called_twice"])
+@pytest.mark.parametrize("loss", ["uncertainty", "called_twice", "continuous_vlb"])
 def test_shards_resume_to_the_bit_and_add_up_in_another_order(tmp_path, loss):
     run(tmp_path / "one", loss)
     for steps in (4, 8):
