@@ -10,6 +10,7 @@ same figures. A stopped command resumes when it is called again; its results so 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,8 @@ def _score(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
         elif options.continuous:
             bound = continuous_data(saved.system, data, keep=keep, **shared, **_of_continuous(options))
             among.rank_zero(lambda: _write_continuous(bound, options))
+            nats = bound.total * (math.prod(saved.system.data_shape) * math.log(2))
+            among.rank_zero(lambda: _show_nats(saved, nats))
         else:
             scores = score_data(saved.system, data, keep=keep, **shared, **_of_bound(options))
             among.rank_zero(lambda: _write_bound(scores, options))
