@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffkit.parts.backbones._context import read_context
+from diffkit import OptionError
 
 
 class LabelledNetwork(nn.Module):
@@ -65,10 +65,15 @@ class ContextNetwork(nn.Module):
             context: Vectors to attend to, (B, L, width), or 0 for none.
             context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
         """
-        read = read_context(context, context_mask, self.width, x)
-        assert read is not None, "the width is not 0"
-        mask = None if read.mask is None else read.mask[:, 0, 0]
-        out: Tensor = self.model(x, time, read.tokens, class_labels=y, encoder_attention_mask=mask, return_dict=False)[
-            0
-        ]
+        if context is None:
+            raise OptionError(f"context is missing; pass context, ({len(x)}, L, {self.width}), or context=0 for none")
+        mask = None
+        if not isinstance(context, Tensor):
+            context = x.new_full((len(x), 1, self.width), context)
+        elif context_mask is not None:
+            mask = context_mask.to(x.device) != 0
+            context = context.masked_fill(~mask[..., None], 0)  # so that a context that is all masked is that of zeros
+        out: Tensor = self.model(
+            x, time, context.to(x.dtype), class_labels=y, encoder_attention_mask=mask, return_dict=False
+        )[0]
         return out
