@@ -45,7 +45,7 @@ class Ema:
         self.labels = (*map(ema_label, self.rates), *map(power_label, self.widths))
         self.names = tuple(trained)
         self.weights: list[Tensor] = list(trained.values())
-        self._converts = any(p.dtype != torch.float32 for p in self.weights)
+        self._converts = not {p.dtype for p in self.weights} <= {torch.float32}
         self.warmup = warmup
         self.means = [[p.detach().float().clone() for p in self.weights] for _ in self.labels]
 

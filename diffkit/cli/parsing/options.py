@@ -65,7 +65,7 @@ class Option:
 
     @flag.default
     def _flag(self) -> str:
-        return self.key.upper() if self.positional else spelled(self.path)
+        return self.key.upper() if self.positional else f"--{self.key}".replace("_", "-")
 
     @property
     def negative(self) -> str:

@@ -44,12 +44,12 @@ class OfTorch(Optimizer):
 def _sharded(groups: list[dict[str, Any]]) -> bool:
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+    return True in {isinstance(parameter, DTensor) for group in groups for parameter in group["params"]}
 
 
 def _on_meta(groups: list[dict[str, Any]]) -> bool:
     """Whether parameters have no values, as where a network is sized; no fused kernel takes them."""
-    return any(parameter.device.type == "meta" for group in groups for parameter in group["params"])
+    return "meta" in {parameter.device.type for group in groups for parameter in group["params"]}
 
 
 def moment_rates() -> Any:
