@@ -263,7 +263,7 @@ def check_step(system: System, model: AdoptedModel) -> None:
     if model.step is None:
         return
     home, error = model.step, _difference(system, model, model.step)
-    tolerance = TOLERANCE.get(precision_of(system.network), TOLERANCE[torch.float32])
+    tolerance = TOLERANCE.get(precision_of(system.network) or torch.float32, TOLERANCE[torch.float32])
     if error <= tolerance:
         return
     for other in ("eps", "x_start", "v", "score"):
