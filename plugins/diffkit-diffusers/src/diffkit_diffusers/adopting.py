@@ -35,7 +35,8 @@ def read(obj: Any) -> AdoptedModel:
     def step(x: Tensor, t: float, s: float) -> Tensor:
         from diffusers import DDIMScheduler
 
-        home = DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+        kind: Any = DDIMScheduler
+        home = kind.from_config(scheduler.config, clip_sample=False, thresholding=False)
         home.num_inference_steps = len(alpha_bar) // round(t - s)
         times = torch.full((len(x),), t, dtype=torch.float32)
         found: Tensor = home.step(network(x, times), int(t), x).prev_sample
