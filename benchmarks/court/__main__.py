@@ -64,7 +64,7 @@ def confirm_again(library: str) -> dict[str, Any]:
     entries = importlib.import_module(f"benchmarks.court.libraries.{library}").entries()
     for entry, solver in zip(entries if found["solvers"] else (), found["solvers"], strict=True):
         if solver["verdict"] in ("alarm", "not confirmed"):
-            failed = {broken["check"] for broken in solver["broken"]}
+            failed = {broken["check"] for broken in solver["broken"] if "Error:" not in broken["found"]}
             stochastic = "keeps_the_marginals" in failed | set(solver["notes"])
             solver["verdict"] = "alarm" if confirmed(entry, failed, stochastic) else "not confirmed"
             print(library, entry.solver, solver["verdict"], flush=True)
@@ -93,12 +93,13 @@ def judge(entry: Entry) -> dict[str, Any]:
 def _verdict(entry: Entry, results: Any, broken: Any) -> str:
     if not broken:
         return "keeps the laws"
-    if all(r.check == "order_as_declared" and r.cause.startswith("its first steps") for r in broken):
-        return "lower by its first steps"
-    if any(r.stopped for r in broken) and all(r.stopped for r in broken):
+    measured = [r for r in broken if not r.stopped]
+    if not measured:
         return "stopped"
+    if all(r.check == "order_as_declared" and r.cause.startswith("its first steps") for r in measured):
+        return "lower by its first steps"
     stochastic = any(r.check == "keeps_the_marginals" and r.status != "skipped" for r in results)
-    return "alarm" if confirmed(entry, {r.check for r in broken}, stochastic) else "not confirmed"
+    return "alarm" if confirmed(entry, {r.check for r in measured}, stochastic) else "not confirmed"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ Solvers of {libraries} libraries, {solvers} cases, on exact models: `python -m b
 thread, {seconds:.0f} CPU s). Thresholds are those of `diffkit.testing.check_solver` and of `benchmarks/court/rules.py`,
 fixed before the first run, and the same for all: an order at most 0.2 below what the library or the method's paper
 says, with its first steps, and errors of mean, spread, solution and level of at most 0.05 at the finest grid.
-Stochastic solvers are held to a weak order of 1. An alarm counts if a fine Runge-Kutta reference, or {drawn:,} samples with the
-library's own random numbers, show it too; on grids of a solver's own, whose ends move with the number of steps, half an
-order has to be missing there. What is said holds for these versions and options, on these grids.
+Stochastic solvers are held to a weak order of 1. An alarm counts if a fine Runge-Kutta reference, or {drawn:,} samples
+with the library's own random numbers, show it too; on grids of a solver's own, whose ends move with the number of
+steps, half an order has to be missing there. What is said holds for these versions and options, on these grids.
 """
 
 

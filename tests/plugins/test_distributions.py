@@ -41,10 +41,11 @@ EVERY = [(folder, *offer) for folder, project in PROJECTS.items() for offer in o
 
 
 WORDS = {
+    "diffkit-adopt": {"azula", "deepinv", "edm", "flow_matching", "k_diffusion", "physicsnemo", "sbi", "torchebm"},
     "diffkit-flow": {"velocity"},
     "diffkit-flowmap": {"consistency", "mean_flow", "shortcut", "distill", "flow_map"},
 }
-"""Names without the family: the words of the papers, by which a method is looked for."""
+"""Names without the family: the words of the papers, by which a method is looked for, and packages that are read."""
 
 QUICK = {"diffkit-minsnr"}
 """Plugins of which the tests take a few seconds."""

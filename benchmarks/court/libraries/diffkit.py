@@ -62,7 +62,8 @@ def solver(name: str, options: dict[str, Any]) -> Any:
 
         state = sampler.init(x)
         rows = program.columns.on(x.device, x.dtype)
-        for i in range(len(rows) if clean else len(levels) - 1):
+        reached = max(i for i, level in enumerate(program.levels) if level == 1) + 1 if len(levels) > 1 else 0
+        for i in range(len(rows) if clean else reached):
             noise = torch.randn_like(x) if sampler.stochastic else None
             x, state = program.step(denoise, x, state, rows[i], noise, program.is_last(i))
         return x

@@ -34,12 +34,10 @@ NOISE: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("DDIMParallelScheduler", 1, True, NO_CLIP),
     ("DDPMParallelScheduler", 1, True, NO_CLIP),
     ("CogVideoXDDIMScheduler", 1, True, NO_CLIP),
-    ("PNDMScheduler", 2, True, {"skip_prk_steps": True}),
     *(("EulerDiscreteScheduler", 1, False, {"timestep_spacing": how}) for how in ("leading", "linspace", "trailing")),
     ("EulerAncestralDiscreteScheduler", 1, False, {}),
     ("HeunDiscreteScheduler", 2, False, {"timestep_spacing": "leading"}),
     ("KDPM2DiscreteScheduler", 2, False, {"timestep_spacing": "leading"}),
-    ("LMSDiscreteScheduler", 2, False, {}),
     *(("DPMSolverMultistepScheduler", min(order, 2), True, {"solver_order": order}) for order in (1, 2, 3)),
     ("DPMSolverMultistepScheduler", 2, True, {"solver_order": 2, "solver_type": "heun"}),
     ("DPMSolverMultistepScheduler", 2, True, {"solver_order": 2, "timestep_spacing": "trailing"}),
@@ -52,7 +50,8 @@ NOISE: list[tuple[str, int, bool, dict[str, Any]]] = [
 """Class, order, whether x is scaled by alpha, options.
 
 The order is that of the method, a weak 1 if it is stochastic, and 2 at most if it has a history: its first step is of
-order 1, and leaves no more. Singlestep solvers have no history.
+order 1, and leaves no more. Singlestep ones have no history. PNDM and LMS cannot begin in the middle of a grid, where
+the laws are measured: they find their history by the position in the whole.
 """
 FLOW: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     ("FlowMatchEulerDiscreteScheduler", 1, {}, {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def solver(name: str, options: dict[str, Any]) -> Any:
             return model.x_start(x, sigma)
 
         given = dict(options)
-        if "noise_sampler" in run.__code__.co_varnames:
+        if "noise_sampler" in inspect.signature(run).parameters:
             given["noise_sampler"] = lambda t, s: torch.randn_like(x)
         sigmas = torch.tensor(times, dtype=torch.float64)
         return run(denoised, x, sigmas, disable=True, **given)

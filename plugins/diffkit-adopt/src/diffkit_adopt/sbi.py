@@ -52,7 +52,7 @@ def read(obj: Any, *, times: Any = None, levels: int = 1000) -> AdoptedModel:
     def path(t: Tensor) -> tuple[Tensor, Tensor]:
         if flow:
             return 1 - t, t
-        return tuple(f(t).reshape(len(t), -1)[:, 0] for f in (estimator.mean_t_fn, estimator.std_fn))  # type: ignore[return-value]
+        return tuple(f(t).reshape(len(t), -1)[:, 0] for f in (estimator.mean_t_fn, estimator.std_fn))
 
     first, last = float(estimator.t_min), float(estimator.t_max)
     alpha, sigma, time = on_path(as_times(times, first, last, levels), path, times is not None)
