@@ -272,7 +272,7 @@ def test_a_measurement_is_explained_on_the_device(gpu, name):
 def test_measurements_are_not_looked_at_while_sampling(gpu, monkeypatch):
     """Before it begins, the operator is tried, whose results are looked at; fake ones have no values."""
     method = METHODS["diffpir"](tasks.masked(torch.ones(4, 4)))
-    tried = lambda method, shape, device, *_: method.operator(torch.zeros(1, *shape, device=device))  # noqa: E731
+    tried = lambda method, system, *_: method.operator(torch.zeros(1, *system.data_shape, device=system.device))  # noqa: E731
     monkeypatch.setattr("diffkit.tasks.inverse.check_operator", tried)
     with gpu.reading(0):
         assert tasks.solve(system_of(), torch.zeros(SHAPE), method, n=2, steps=2, progress=False).device == GPU
