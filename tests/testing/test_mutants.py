@@ -88,7 +88,8 @@ def test_mutant_is_caught_and_its_twin_passes(mutant):
 
 @pytest.mark.parametrize(("kind", "part"), RIGHT, ids=lambda value: str(value))
 def test_an_unusual_part_that_is_right_passes(kind, part):
-    results = [check.result(part) for check in checks_for(kind) if check.name not in OF_ALL]
+    left_out = {*OF_ALL, "steps_have_a_density"}  # which is for noise of each element's own, as `log_prob` needs it
+    results = [check.result(part) for check in checks_for(kind) if check.name not in left_out]
     assert all(result.ok for result in results), report(results)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from diffkit.protocols import EarlyNoiseSampler, MultistageSampler, Prediction, Sampler
+from diffkit.protocols import MultistageSampler, Prediction, Sampler
 from mutants import Mutant
 
 
@@ -523,11 +523,6 @@ class NoiseBeforeEvaluation(Linear):
         return (y if noise is None else y + c["noise"] * noise), state
 
 
-@frozen
-class EarlyNoise(EarlyNoiseSampler, NoiseBeforeEvaluation):
-    """The same, declared."""
-
-
 MUTANTS = [
     _of(TwoStageWrongEnd(), "order_as_declared", TwoStage(), "order 1.0"),
     _of(NodeAtTheStart(), "plan_is_finite", TwoStage(), "levels of the table only"),
@@ -555,7 +550,7 @@ MUTANTS = [
     _of(OrderTwoInName(), "order_as_declared", found_at="an order of at least 1.8"),
     _of(DownwardsOnly(), "encodes_at_its_order"),
     _of(IgnoresItsNoise(1.0), "noise_as_declared", Linear(1.0)),
-    _of(NoiseBeforeEvaluation(1.0), "steps_have_a_density", EarlyNoise(1.0), "log-density"),
+    _of(NoiseBeforeEvaluation(1.0), "steps_have_a_density", Linear(1.0), "log-density"),
     _of(AveragedNoise(1.0), "keeps_the_marginals", Linear(1.0), "spread"),
     _of(AveragedNoise(0.5), "order_as_declared", Linear(0.5)),
     _of(SummedNoise(1.0), "elements_on_their_own", Linear(1.0), "between elements 0 and 1"),
