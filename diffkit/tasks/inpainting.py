@@ -85,7 +85,7 @@ def inpaint(
             part = slice(rows.start, rows.stop)
             painting = _InpaintingBatch(job, program, rows, z[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
-    return torch.where(mask, image, system.from_latents(torch.cat(out)))
+    return torch.where(mask >= 1, image, system.from_latents(torch.cat(out)))
 
 
 def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
