@@ -14,6 +14,7 @@ from diffkit.cli.parsing.request import look
 LINES = {
     "edit": ["RUN", "PICTURES"],
     "evaluate": ["PICTURES", "--data", "digits"],
+    "export": ["RUN", "--to", "network.pt2"],
     "inpaint": ["RUN", "PICTURES", "--mask", "mask.png"],
     "interpolate": ["RUN", "a.png", "b.png"],
     "invert": ["RUN", "PICTURES"],

@@ -95,8 +95,8 @@ def test_a_classifier_of_something_else(refused: Refused, saved: Path, classifie
     chosen = [*words, "--guidance.classifier"]
     assert refused(*chosen, saved) == f"{saved} does not hold a classifier; a saved system is read by diffkit.load"
     assert refused(*chosen, classifier(schedule="linear", num_steps=30, data_shape=(1, 4, 4), classes=2)) == (
-        "--guidance.classifier does not fit this system: it reads data of shape (1, 4, 4), the system makes (1, 8, 6); "
-        "it has 2 classes, the system has 3; it was trained on schedule "
+        "--guidance.classifier does not fit this system: it reads data of shape (1, 4, 4), the system's network sees "
+        "(1, 8, 6); it has 2 classes, the system has 3; it was trained on schedule "
         "linear(start=0.0001, end=0.02), the system on schedule "
         "cosine(s=0.008, max_beta=0.999); it was trained with num_steps=30, the system with 12"
     )

@@ -120,7 +120,7 @@ def test_in_pytest_the_first_fails_and_the_rest_are_skipped():
         except AssertionError as error:
             failed.append(error)
     assert len(failed) == 1
-    assert str(failed[0]).startswith("sampler FailingSampler(eta=0.0) fails ")
+    assert str(failed[0]).startswith("sampler FailingSampler(eta=0.0, clipped_eps=True) fails ")
     assert failed[0].__suppress_context__ and failed[0].__cause__ is None  # pytest prints the review alone
 
 

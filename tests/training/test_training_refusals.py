@@ -240,6 +240,7 @@ def test_keywords_are_the_fields_of_the_configuration():
     given = {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
              for name, kind in TrainOptions.__annotations__.items()}  # fmt: skip
     wider = {name: f"{fields[name]} | float" for name in ("ema", "ema_power")} | {"freeze": "Sequence[str] | str"}
+    wider["condition_dropout"] = "Mapping[str, float] | Sequence[str] | str"
     wider["param_groups"] = "Sequence[str | Mapping[str, Any] | ParameterGroup] | str"
     assert given == fields | wider
     with pytest.raises(OptionError) as caught:

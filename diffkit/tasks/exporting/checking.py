@@ -121,7 +121,7 @@ def _inputs(record: Mapping[str, Any], system: System, examples: int, seed: int)
         shape = [examples if size == "batch" else size for size in each["shape"]]
         dtype = getattr(torch, each["dtype"])
         if each["name"] == "time":
-            times = torch.from_numpy(system.table.time[1:])
+            times = torch.tensor(system.table.time[1:])
             found["time"] = times[torch.randint(len(times), shape, generator=generator)].to(dtype)
         elif dtype.is_floating_point:
             found[each["name"]] = torch.randn(shape, generator=generator).to(dtype)

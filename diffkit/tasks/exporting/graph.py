@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,11 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
             )
     except Exception as error:  # torch raises dozens of kinds, and so does foreign code
         raise OptionError(f"{what} cannot be exported as one graph: {first_line(error)}") from error
-    _drop_debugging(found.graph_module)
+    if any(map(_records_gradients, _nodes(found.graph_module))):
+        raise OptionError(f"{what} cannot be exported as one graph: it computes gradients, which no file holds")
+    for node in _nodes(found.graph_module):
+        for name in _FOR_DEBUGGING:
+            node.meta.pop(name, None)
     return found
 
 
@@ -76,9 +80,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in lines if len(line) > 3), type(error).__name__)
 
 
-def _drop_debugging(graph_module: nn.Module) -> None:
-    for module in graph_module.modules():
-        if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:
-                for name in _FOR_DEBUGGING:
-                    node.meta.pop(name, None)
+def _nodes(graph_module: nn.Module) -> Iterator[torch.fx.Node]:
+    """Nodes of a graph and of all graphs in it."""
+    graphs = (module.graph for module in graph_module.modules() if isinstance(module, torch.fx.GraphModule))
+    return (node for graph in graphs for node in graph.nodes)
+
+
+def _records_gradients(node: torch.fx.Node) -> bool:
+    return str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is True

@@ -213,8 +213,13 @@ def _named(kind: str, part: Any) -> dict[str, Any]:
 
 
 def _write_program(program: ExportedProgram, path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(record)})
+    try:
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={METADATA: json.dumps(record)})
+    except OSError:
+        raise
+    except Exception as error:  # what can be traced, and not be written
+        raise OptionError(f"torch cannot write this graph: {first_line(error)}") from error
 
 
 @torch.no_grad()
