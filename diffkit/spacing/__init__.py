@@ -281,9 +281,9 @@ def _value(text: str) -> Any:
 def _unknown(text: str) -> str:
     named = re.fullmatch(r"(\D*?)(\d*)(:.*)?", text, re.DOTALL)  # not "2.5"
     if named is not None and (known := alias_of("spacing", named[1], ())) is not None:
-        distribution, _, name = known.rpartition(":")
-        if distribution:
-            return f"no spacing named {named[1]!r}; it is {name!r} of the plugin {distribution}: pip install {distribution}"
+        plugin, _, name = known.rpartition(":")
+        if plugin:
+            return f"no spacing named {named[1]!r}; it is {name!r} of the plugin {plugin}: pip install {plugin}"
         ours = f"{known}{named[2] or 20}" + (":exact" if known == "karras" else "")
         return f"no spacing named {named[1]!r}; here it is {ours!r}"
     forms = ", ".join(f"'{name}50'" for name in registry("spacing").names() if name not in ("sections", "sigmas"))
