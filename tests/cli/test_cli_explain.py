@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import Command, Refused
+from companions import with_companions
 from numpy.testing import assert_allclose
 
 import diffkit
@@ -64,7 +65,7 @@ def test_weights_are_what_training_does():
 
 @pytest.mark.parametrize("name", registry("schedule").built_in_names())
 def test_text_of_every_schedule(name: str):
-    text = str(explain(composition(schedule=name, mean="v", num_steps=20)))
+    text = str(explain(composition(**with_companions({"schedule": name, "mean": "v"}), num_steps=20)))
     assert all(heading in text for heading in ("PARTS", "LEVELS", "SAMPLING", f"schedule  {name} ("))
 
 
