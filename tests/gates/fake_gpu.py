@@ -144,7 +144,17 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
             self._on[device, dtype] = on(self, device, dtype)
         return self._on[device, dtype]
 
+    swap_tensors = torch.utils.swap_tensors
+
+    def swap(first, second):
+        """A module that is moved swaps its parameters, which no weak reference may hold: the memo is one."""
+        memo = mode.fake_tensor_converter.meta_converter.tensor_memo
+        for key in [key for key, found in memo.items() if found is first or found is second]:
+            del memo[key]
+        swap_tensors(first, second)
+
     with monkeypatch.context() as patch, FakeGPU() as mode:
+        patch.setattr(torch.utils, "swap_tensors", swap)
         patch.setattr(CoefficientTable, "on", kept)
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(FakeTensor, "numpy", _numpy, raising=False)
