@@ -84,15 +84,21 @@ ALIASES: dict[str, dict[str, str]] = {
         "sde_dpmpp_2m": "dpmpp_2m_sde sde_dpm_solver++",
         "sde_dpmpp_3m": "dpmpp_3m_sde",
         "diffkit-diffusers:diffusers_ddim": "diffusers_ddim",
+        "diffkit-diffusers:diffusers_multistep": "diffusers_multistep",
+        "diffkit-diffusers:diffusers_pndm": "diffusers_pndm",
+        "diffkit-diffusers:diffusers_singlestep": "diffusers_singlestep",
+        "diffkit-diffusers:diffusers_unipc": "diffusers_unipc",
         "diffkit-edm:edm_heun": "edm_heun",
         "diffkit-edm:edm_stochastic": "edm_stochastic",
         "diffkit-flowmap:flow_map": "flow_map lcm tcd consistency_multistep",
         "diffkit-flow:flow_euler": "flow_euler flow_match_euler flow_match_euler_discrete rectified_flow",
+        "diffkit-flow:flow_heun": "flow_heun flow_match_heun flow_match_heun_discrete",
     },
     "backbone": {
         "unet": "unet_model adm",
         "dit": "dit_xl_2 dit_l_2 dit_b_2 dit_s_2",
         "diffkit-diffusers:diffusers_unet2d": "diffusers_unet2d unet2d unet2d_model",
+        "diffkit-diffusers:diffusers_unet2dcondition": "diffusers_unet2dcondition unet2d_condition_model",
         "diffkit-diffusers:diffusers_dit": "diffusers_dit dit_transformer_2d dit_transformer_2d_model",
     },
     "guidance": {
@@ -111,6 +117,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "exponential": "lu use_lu_lambdas exponential_sigmas use_exponential_sigmas get_sigmas_exponential "
         "polyexponential get_sigmas_polyexponential uniform_lambda",
         "beta": "use_beta_sigmas beta_sigmas",
+        "diffkit-diffusers:diffusers": "diffusers",
+    },
+    "codec": {
+        "diffkit-diffusers:diffusers_kl": "diffusers_kl autoencoder_kl",
     },
     "optimizer": {
         "adamw": "adamw_torch adamw_torch_fused decoupled_adam",

@@ -279,10 +279,13 @@ def _value(text: str) -> Any:
 
 
 def _unknown(text: str) -> str:
-    name, count, _ = re.fullmatch(r"(\D*?)(\d*)(:.*)?", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    if (known := alias_of("spacing", name, ())) is not None:
-        ours = f"{known}{count or 20}" + (":exact" if known == "karras" else "")
-        return f"no spacing named {name!r}; here it is {ours!r}"
+    named = re.fullmatch(r"(\D*?)(\d*)(:.*)?", text, re.DOTALL)  # not "2.5"
+    if named is not None and (known := alias_of("spacing", named[1], ())) is not None:
+        plugin, _, name = known.rpartition(":")
+        if plugin:
+            return f"no spacing named {named[1]!r}; it is {name!r} of the plugin {plugin}: pip install {plugin}"
+        ours = f"{known}{named[2] or 20}" + (":exact" if known == "karras" else "")
+        return f"no spacing named {named[1]!r}; here it is {ours!r}"
     forms = ", ".join(f"'{name}50'" for name in registry("spacing").names() if name not in ("sections", "sigmas"))
     return (
         f"spacing {text!r} has no known form; use a number, a list of levels, one of '250', '10,15,20', {forms}, a "

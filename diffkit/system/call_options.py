@@ -108,8 +108,19 @@ _OPTIONS: dict[type, frozenset[str]] = {
     kind: frozenset(kind.__annotations__) - frozenset(Conditions.__annotations__)
     for kind in (EstimateOptions, EncodeOptions, JobOptions, SampleOptions)
 }
-_SINGLE = ("decoder_rows", "generator", "grad", "level", "noise", "noise_fn", "rows_per_call", "table", "time_of")
-_OF_TRAINING = ("estimates", "level_to", "teacher", "timesteps_state")
+_SINGLE = (
+    "after",
+    "decoder_rows",
+    "generator",
+    "grad",
+    "level",
+    "noise",
+    "noise_fn",
+    "rows_per_call",
+    "table",
+    "time_of",
+)
+_OF_TRAINING = ("encoded", "estimates", "level_to", "teacher", "timesteps_state")
 OPTIONS = _OPTIONS[SampleOptions] | {*_SINGLE, *_OF_TRAINING}
 """Options of all calls of a system: none of them is a condition."""
 

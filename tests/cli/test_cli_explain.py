@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import Command, Refused
+from companions import with_companions
 from numpy.testing import assert_allclose
 
 import diffkit
@@ -64,7 +65,7 @@ def test_weights_are_what_training_does():
 
 @pytest.mark.parametrize("name", registry("schedule").built_in_names())
 def test_text_of_every_schedule(name: str):
-    text = str(explain(composition(schedule=name, mean="v", num_steps=20)))
+    text = str(explain(composition(**with_companions({"schedule": name, "mean": "v"}), num_steps=20)))
     assert all(heading in text for heading in ("PARTS", "LEVELS", "SAMPLING", f"schedule  {name} ("))
 
 
@@ -99,8 +100,8 @@ def test_every_part_is_described():
 def test_grid_and_sampler():
     e = explain(composition(), steps="trailing4", sampler=("ddim", {"eta": 0.5}))
     assert e.grid == (10, 20, 30, 40)
-    assert (e.sampler.name, e.sampler.options) == ("ddim", {"eta": 0.5})
-    assert "ddim (eta=0.5): 4 of 40 levels: 10, 20, 30, 40" in str(e)
+    assert (e.sampler.name, e.sampler.options) == ("ddim", {"eta": 0.5, "clipped_eps": True})
+    assert "ddim (eta=0.5, clipped_eps=True): 4 of 40 levels: 10, 20, 30, 40" in str(e)
 
 
 def test_columns_are_those_of_the_table():
@@ -168,7 +169,7 @@ def test_a_foreign_network_is_named_by_its_class():
 def test_command_for_a_saved_system(command: Command, saved: Path):
     found = command("explain", "--spec", saved, "--steps", "3", "--sampler", "ddim", "--network")
     assert found.code == 0
-    assert "schedule  cosine" in found.out and "ddim (eta=0.0): 3 of 12 levels" in found.out
+    assert "schedule  cosine" in found.out and "ddim (eta=0.0, clipped_eps=True): 3 of 12 levels" in found.out
     assert "network of " in found.out
 
 

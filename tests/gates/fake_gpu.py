@@ -144,7 +144,25 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
             self._on[device, dtype] = on(self, device, dtype)
         return self._on[device, dtype]
 
+    swap_tensors, composed = torch.utils.swap_tensors, []
+
+    def table_by_weights(schedule, module, settings):
+        """The weights are read where a system is composed, and not again; fake ones have no values."""
+        if module in composed:
+            raise HostReadError(f"the table of schedule {type(schedule).__name__}")
+        composed.append(module)
+        return schedule.table(settings.num_steps)
+
+    def swap(first, second):
+        """A module that is moved swaps its parameters, which no weak reference may hold: the memo is one."""
+        memo = mode.fake_tensor_converter.meta_converter.tensor_memo
+        for key in [key for key, found in memo.items() if found is first or found is second]:
+            del memo[key]
+        swap_tensors(first, second)
+
     with monkeypatch.context() as patch, FakeGPU() as mode:
+        patch.setattr(torch.utils, "swap_tensors", swap)
+        patch.setattr("diffkit.system.training_table._learned_table", table_by_weights)
         patch.setattr(CoefficientTable, "on", kept)
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(FakeTensor, "numpy", _numpy, raising=False)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from companions import with_companions
 from fake_gpu import GPU, READS, fake_gpu
 from lanes import some_by_default
 from torch.utils import _pytree as pytree
@@ -110,7 +111,7 @@ def a_batch() -> Batch:
 @pytest.mark.parametrize("generator", [None, "cpu", "cuda:0"])
 @pytest.mark.parametrize("name", registry("timesteps").built_in_names())
 def test_levels_are_drawn_whoever_has_state_and_generator(gpu, name, generator, fresh):
-    system = system_of(timesteps=name)
+    system = system_of(**with_companions({"timesteps": name}))
     state = None if fresh else pytree.tree_map(lambda tensor: tensor.to(GPU), system.parts.timesteps.init(system.table))
     source = None if generator is None else torch.Generator(generator)
     system.draw_levels(2, generator=source, timesteps_state=state)
@@ -122,7 +123,7 @@ TRAININGS += [("uniform", "bf16"), ("uniform", "fp16"), ("loss_second_moment", "
 
 @pytest.mark.parametrize(("timesteps", "precision"), TRAININGS)
 def test_an_update_stays_on_the_device(gpu, timesteps, precision):
-    trainer = trainer_of(system_of(MLP, timesteps=timesteps), precision)
+    trainer = trainer_of(system_of(MLP, **with_companions({"timesteps": timesteps})), precision)
     trainer.update(a_batch())
     state = [trainer.ema.means, trainer.timesteps, trainer.window.rows, dict(trainer.optimizer.state)]
     assert {leaf.device for leaf in pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)} == {GPU}

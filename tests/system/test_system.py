@@ -230,7 +230,7 @@ def test_backbone_is_another_name_of_the_network(system):
     assert all(torch.equal(value, wanted[name] - 1) for name, value in system.network.state_dict().items())
     system.backbone = torch.nn.Identity()
     assert system.network is system.backbone and isinstance(system.network, torch.nn.Identity)
-    assert [name for name, _ in system.named_children()] == ["network"]
+    assert [name for name, _ in system.named_children()] == ["network", "learned", "frozen"]
 
 
 def test_bound_does_not_depend_on_how_it_is_cut(system, x):
