@@ -200,6 +200,8 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},
         {"model": worse, "scale": 2.0, "by_level": lambda log_snr: (-log_snr.abs()).exp()},
     ],
+    # its neutral limit is 1e9, which largest has to leave room for
+    ("guidance", "dynamic_threshold"): [{}, {"percentile": 0.9, "limit": 0.5, "largest": 2e9}],
     ("guidance", "cfg"): [
         {"scale": 2.0},
         {"scale": 3.0, "interval": (0.3, 2.0), "rescale": 0.7, "null": {"y": 4}, "joint": False},
