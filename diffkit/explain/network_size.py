@@ -122,9 +122,9 @@ def size_report(
         precision: "fp32", or "bf16" or "fp16" for `torch.autocast` on a GPU, which take the same memory.
         ema: Number of running means of the weights, >= 0.
         optimizer: As ``optimizer`` of `diffkit.train`.
-        learned: Modules of parts that are trained with the network, such as ``system.learned``. Like the frozen ones,
-            they count as parameters and state; their operations and activations are not counted.
-        frozen: Modules of parts that are not trained, such as ``system.frozen``.
+        learned: Modules of parts that are trained with the network, such as ``system.learned``; their operations and
+            activations are not counted.
+        frozen: Modules of parts that are not trained, such as ``system.frozen``: weights in memory, nothing else.
     Raises:
         OptionError: An argument is wrong, or the network or the optimizer cannot be run on the meta device.
     """
