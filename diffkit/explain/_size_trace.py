@@ -89,11 +89,6 @@ class Trace:
         self._context = recipe.context_width() if isinstance(recipe, ConditionalBackbone) else 0
         self._conditions = self._find_conditions()
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all weights and buffers."""
-        return sum(value.untyped_storage().nbytes() for value in self.network.state_dict().values())
-
     def training(self, *, count: bool = False) -> MemoryTimeline:
         """Return the memory of a forward and backward pass, with gradients, without weights.
 

@@ -10,16 +10,18 @@ covers the memory that a trace does not show: workspace and code of the kernels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import attrs
-from attrs import frozen
+from torch import nn
 
 from diffkit.errors import OptionError
 from diffkit.explain._size_trace import Trace
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Backbone
+from diffkit.system.learned import Trained
 from diffkit.training.config import TrainConfig
 from diffkit.training.optimizer_building import optimizer_state_bytes
 
@@ -28,7 +30,7 @@ RESERVE = 0.1
 _STATE_BYTES = 4  # weights, gradients, the optimizer's state and EMA are float32 at either precision
 
 
-@frozen(kw_only=True)
+@attrs.frozen(kw_only=True)
 class SizeReport:
     """Size of a network; ``print`` shows it. Memory is in bytes, a GB is 10^9 bytes.
 
@@ -106,6 +108,8 @@ def size_report(
     precision: str = "fp32",
     ema: int = 1,
     optimizer: Any = "adamw",
+    learned: Mapping[str, nn.Module] | None = None,
+    frozen: Mapping[str, nn.Module] | None = None,
 ) -> SizeReport:
     """Return the size of the network of a recipe, without allocating it.
 
@@ -118,6 +122,9 @@ def size_report(
         precision: "fp32", or "bf16" or "fp16" for `torch.autocast` on a GPU, which take the same memory.
         ema: Number of running means of the weights, >= 0.
         optimizer: As ``optimizer`` of `diffkit.train`.
+        learned: Modules of parts that are trained with the network, such as ``system.learned``; their operations and
+            activations are not counted.
+        frozen: Modules of parts that are not trained, such as ``system.frozen``: weights in memory, nothing else.
     Raises:
         OptionError: An argument is wrong, or the network or the optimizer cannot be run on the meta device.
     """
@@ -133,9 +140,12 @@ def size_report(
     trace = Trace(plain, tuple(data_shape), out_channels, traced)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops
     again = Trace(recomputing, tuple(data_shape), out_channels, traced).training() if recomputing else None
-    parameters = sum(parameter.numel() for parameter in trace.network.parameters())
-    optimizer_bytes = optimizer_state_bytes(trace.network, config)
-    state_bytes = trace.weight_bytes + optimizer_bytes + _STATE_BYTES * parameters * ema
+    trained = Trained(trace.network, {kind: deepcopy(module).to("meta") for kind, module in (learned or {}).items()})
+    parameters = sum(parameter.numel() for parameter in trained.parameters())
+    gradients_of_parts = _STATE_BYTES * sum(parameter.numel() for parameter in trained.learned.parameters())
+    optimizer_bytes = optimizer_state_bytes(trained, config)
+    weight_bytes = sum(map(_weight_bytes, (trained, *(frozen or {}).values())))
+    state_bytes = weight_bytes + optimizer_bytes + _STATE_BYTES * parameters * ema + gradients_of_parts
     report = SizeReport(
         num_parameters=parameters,
         forward_flops=flops[0],
@@ -143,14 +153,14 @@ def size_report(
         batch_size=batch_size,
         precision=precision,
         optimizer=config.optimizer_name,
-        weight_bytes=trace.weight_bytes,
+        weight_bytes=weight_bytes,
         gradient_bytes=_STATE_BYTES * parameters,
         optimizer_bytes=optimizer_bytes,
         ema_bytes=_STATE_BYTES * parameters * ema,
         activation_bytes=training.at_end_of_forward(batch_size),
         training_bytes=state_bytes + training.peak(batch_size),
         recomputed_bytes=None if again is None else state_bytes + again.peak(batch_size),
-        sampling_bytes=trace.weight_bytes + sampling.peak(batch_size),
+        sampling_bytes=weight_bytes + sampling.peak(batch_size),
     )
     if memory_gb is None:
         return report
@@ -160,8 +170,13 @@ def size_report(
         memory_gb=memory_gb,
         training_batch=training.largest_batch(budget - state_bytes),
         recomputed_batch=None if again is None else again.largest_batch(budget - state_bytes),
-        sampling_batch=sampling.largest_batch(budget - trace.weight_bytes),
+        sampling_batch=sampling.largest_batch(budget - weight_bytes),
     )
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    """Bytes of all weights and buffers."""
+    return sum(value.untyped_storage().nbytes() for value in module.state_dict().values())
 
 
 def _checkpoint_variants(recipe: Any) -> tuple[Any, Any]:

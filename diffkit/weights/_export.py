@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import write_atomically
+from diffkit.runtime.output import log
 from diffkit.runtime.strict_json import reason
 from diffkit.runtime.weights_files import to_safetensors
 from diffkit.system.attached import adapter_of
@@ -27,7 +28,7 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
 
     Weights that were loaded from a public file and not changed are written with the same names in the same order, bit
     for bit. The system's spec is embedded in the file, so that `diffkit.load_checkpoint` needs no options; other
-    programs read the tensors and ignore the spec.
+    programs read the tensors and ignore the spec. Weights of a system's parts are left out, which a note says.
 
     Args:
         target: A system or its network.
@@ -62,6 +63,9 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
         write_atomically(path, _file_bytes(path, tensors, text))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {reason(error)}") from error
+    if isinstance(target, System) and (kinds := [*target.learned, *target.frozen]):
+        parts = ", ".join(target.parts.label(kind) for kind in kinds)
+        log(f"note: {path.name} holds the network; weights of {parts} are left out, system.save keeps them")
     return path
 
 

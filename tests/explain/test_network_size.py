@@ -153,6 +153,19 @@ def test_state_is_counted_in_float32():
     assert size_report(RECIPES["dit"], SHAPE, 6, ema=0).ema_bytes == 0
 
 
+def test_modules_of_parts_are_state_too():
+    plain, part = small_report("dit"), nn.Linear(3, 1)
+    both = size_report(
+        RECIPES["dit"], SHAPE, 6, batch_size=64, learned={"loss": part}, frozen={"codec": nn.Linear(4, 1)}
+    )
+    assert both.num_parameters == plain.num_parameters + 4
+    assert both.weight_bytes == plain.weight_bytes + 4 * (4 + 5)
+    assert both.optimizer_bytes == plain.optimizer_bytes + 8 * 4
+    assert both.sampling_bytes == plain.sampling_bytes + 4 * (4 + 5)
+    assert both.training_bytes == plain.training_bytes + 4 * (4 + 5) + (4 + 4 + 8) * 4  # gradients, EMA, moments
+    assert part.weight.device.type == "cpu" and part.weight.grad is None
+
+
 @pytest.mark.parametrize("optimizer", registry("optimizer").built_in_names())
 def test_the_state_is_that_of_the_chosen_optimizer(optimizer):
     """As large as after an update of a network with values, but for counts of updates."""

@@ -351,11 +351,16 @@ def test_a_score_is_read_at_the_end(gpu):
         score(system_of(), images("cpu"), steps=4, levels_per_example=3, rows_per_call=4)
 
 
+@pytest.fixture
+def solver():
+    """Imported before the GPU is there: its tableaux would be fake for the tests that follow."""
+    return pytest.importorskip("torchdiffeq")
+
+
 @pytest.mark.parametrize("dequantize", ["uniform", "decoder"])
 @pytest.mark.parametrize("divergence", ["hutchinson", "exact"])
-def test_a_flow_is_followed_on_the_device(gpu, dequantize, divergence):
+def test_a_flow_is_followed_on_the_device(solver, gpu, dequantize, divergence):
     """The solver reads its time and nothing else."""
-    pytest.importorskip("torchdiffeq")
     from diffkit.likelihood import ode_likelihood
 
     how = {"method": "euler", "options": {"step_size": 2.0}}

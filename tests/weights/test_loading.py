@@ -173,6 +173,21 @@ def test_exporting_what_has_no_public_layout(tmp_path):
         weights.export(diffkit.compose(backbone=None), tmp_path / "x.pt")
 
 
+def test_weights_of_parts_are_said_to_be_left_out(tmp_path, capsys):
+    backbone = ("dit", {"patch": 2, "depth": 1, "hidden": 8, "heads": 2})
+    for loss, remark in (
+        ("simple", ""),
+        (
+            "uncertainty",
+            "note: a.pt holds the network; weights of loss 'uncertainty' are left out, system.save keeps them\n",
+        ),
+    ):
+        system = diffkit.compose(loss=loss, backbone=backbone, data_shape=(3, 4, 4))
+        path = weights.export(system, tmp_path / "a.pt")
+        assert capsys.readouterr().err == remark
+        assert diffkit.load_checkpoint(path).spec() == system.spec()
+
+
 def test_exporting_to_where_nothing_can_be_written(tmp_path):
     network = (
         golden("unet_uncond"),

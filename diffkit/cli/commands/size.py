@@ -58,5 +58,7 @@ def run(parsed: ParsedOptions) -> None:
         precision=options.precision,
         ema=options.ema,
         optimizer=optimizer,
+        learned=dict(system.learned),
+        frozen=dict(system.frozen),
     )
     show(report)
