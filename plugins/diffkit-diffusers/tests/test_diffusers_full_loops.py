@@ -22,7 +22,7 @@ from diffkit.table import ProcessTable, respace
 
 SCALED = ("Euler", "Heun", "LMS", "KDPM2")
 """Classes whose states are x / alpha."""
-NOT_READ = ("DDIMInverse", "DPMSolverMultistepInverse", "LCM", "TCD")
+NOT_READ = ("DDIMInverse", "DPMSolverMultistepInverse", "TCD")
 """Classes that are refused by name."""
 FLOAT32 = 1e-4
 """Relative: in diffusers 1 - alpha_bar of the first levels has lost four digits, at 1e-4 with a rounding of 6e-8."""

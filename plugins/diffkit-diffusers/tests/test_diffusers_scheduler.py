@@ -382,6 +382,7 @@ FOLDERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "3m": (diffusers.DPMSolverMultistepScheduler, dict(solver_order=3, final_sigmas_type="sigma_min")),
     "2s": (diffusers.DPMSolverSinglestepScheduler, dict(lower_order_final=True)),
     "2m lu": (diffusers.DPMSolverMultistepScheduler, dict(use_lu_lambdas=True, euler_at_final=True)),
+    "lcm": (diffusers.LCMScheduler, dict(original_inference_steps=60, timestep_scaling=5.0, steps_offset=1)),
     "2m clipped": (
         diffusers.DPMSolverMultistepScheduler,
         dict(lambda_min_clipped=-5.1, beta_schedule="squaredcos_cap_v2", thresholding=True),

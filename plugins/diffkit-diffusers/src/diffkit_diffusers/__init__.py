@@ -1,7 +1,8 @@
 """diffusers and diffkit, each in terms of the other.
 
 Parts, found by name: schedule "diffusers_betas", spacing "diffusers", samplers "diffusers_ddim", "diffusers_multistep",
-"diffusers_singlestep", "diffusers_unipc" and "diffusers_pndm", backbones "diffusers_unet2d" and "diffusers_dit".
+"diffusers_singlestep", "diffusers_unipc", "diffusers_pndm" and "diffusers_lcm", backbones "diffusers_unet2d" and
+"diffusers_dit".
 Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. `DiffkitScheduler`: any
 diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from diffkit_diffusers.backbones import DiffusersUNet2DCondition as DiffusersUNet2DCondition
     from diffkit_diffusers.betas import DiffusersBetas as DiffusersBetas
     from diffkit_diffusers.ddim import DiffusersDDIM as DiffusersDDIM
+    from diffkit_diffusers.lcm import DiffusersLCM as DiffusersLCM
     from diffkit_diffusers.multistep import DiffusersMultistep as DiffusersMultistep
     from diffkit_diffusers.pipelines import open_pipeline as open_pipeline
     from diffkit_diffusers.pipelines import write_pipeline as write_pipeline
@@ -34,6 +36,7 @@ _HOME = {
     "DiffusersBetas": "betas",
     "DiffusersDDIM": "ddim",
     "DiffusersDiT": "backbones",
+    "DiffusersLCM": "lcm",
     "DiffusersMultistep": "multistep",
     "DiffusersPNDM": "pndm",
     "DiffusersSinglestep": "singlestep",
@@ -52,6 +55,7 @@ __all__ = [
     "DiffusersBetas",
     "DiffusersDDIM",
     "DiffusersDiT",
+    "DiffusersLCM",
     "DiffusersMultistep",
     "DiffusersPNDM",
     "DiffusersSinglestep",

@@ -275,6 +275,7 @@ def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int,
         shift_terminal=config.get("shift_terminal") if record.chain == "flow" else None,
         whole_times=record.name != "DPMSolverMultistepScheduler" or config["beta_schedule"] != "squaredcos_cap_v2",
         half_steps=config.get("skip_prk_steps") is False,
+        original_inference_steps=int(config.get("original_inference_steps", 50)),
         lambda_min_clipped=None if lowest == -float("inf") else float(lowest),
     )
     for count in range(min(steps, table.num_steps), 1, -1):

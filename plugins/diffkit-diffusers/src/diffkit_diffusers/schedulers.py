@@ -145,7 +145,14 @@ class Scheduler:
         groups = [CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS]
         groups += [SHIFTED] if self.chain == "flow" else []
         known = {name for group in groups for name in group} | set(INERT)
-        known |= {"set_alpha_to_one", "lambda_min_clipped", "use_lu_lambdas", "sigma_min", "sigma_max"}
+        known |= {
+            "set_alpha_to_one",
+            "original_inference_steps",
+            "lambda_min_clipped",
+            "use_lu_lambdas",
+            "sigma_min",
+            "sigma_max",
+        }
         for solver in self.solvers:
             known |= set(solver.when) | set(solver.copied.values())
         return frozenset(known & set(self.options))
@@ -182,6 +189,16 @@ _DPM_OPTIONS: dict[str, Any] = {
 }
 _K_OPTIONS: dict[str, Any] = {**CHAIN, **SIGMAS, **SPACED}
 _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+_DISTILLED: dict[str, Any] = {
+    **CHAIN,
+    **_NARROW,
+    "beta_schedule": "scaled_linear",
+    "original_inference_steps": 50,
+    "set_alpha_to_one": True,
+    **_LEADING,
+    **ZERO_SNR,
+}
+"""A network that was distilled; set_alpha_to_one, timestep_spacing and steps_offset change nothing."""
 
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
 _MULTISTEP = (("dpmsolver++", (1, 2, 3)), ("dpmsolver", (1, 2, 3)), ("sde-dpmsolver++", (1, 2)))
@@ -335,6 +352,17 @@ SCHEDULERS: dict[str, Scheduler] = {
             (Solver("dpmpp_sde", {}, {"eta": 1.0, "r": 0.5, "s_noise": 1.0}),),
         ),
         Scheduler(
+            "LCMScheduler",
+            {
+                **_DISTILLED,
+                **CLIPPED,
+                "clip_sample": False,
+                **THRESHOLDED,
+                "timestep_scaling": 10.0,
+            },
+            (Solver("diffusers_lcm", copied={"timestep_scaling": "timestep_scaling"}),),
+        ),
+        Scheduler(
             "EDMEulerScheduler",
             {**EDM, **ENDS},
             (Solver("euler"), Solver("diffusers_ddim", {}, {"eta": 0.0}, ends=True)),
@@ -369,7 +397,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 IN_PIPELINES = frozenset(
     f"{name}Scheduler"
-    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "FlowMatchEulerDiscrete")
+    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "LCM", "FlowMatchEulerDiscrete")
 )
 """Classes that the unconditional pipelines of diffusers can run: these scale neither the input of a network nor the
 noise that a chain starts from, and give every scheduler a generator, which others do not take."""

@@ -15,7 +15,7 @@ from diffkit.spacing import levels, spacing_part
 from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.reading import MEANS, PACKAGES, SIGMAS, TINY, VARIANCES
 from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler, Solver
-from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
+from diffkit_diffusers.spacing import GRIDS, TIMES, DiffusersSpacing
 
 
 def to_scheduler_config(system: diffkit.System) -> dict[str, Any]:
@@ -178,6 +178,8 @@ class _Writer:
                 **({"sigma_min": steps.sigma_min, "sigma_max": steps.sigma_max} if record.chain == "betas" else {}),
                 "lambda_min_clipped": -float("inf") if steps.lambda_min_clipped is None else steps.lambda_min_clipped,
             }
+            if GRIDS[record.name].distilled:
+                found["original_inference_steps"] = steps.original_inference_steps
             if "sigma_schedule" not in record.options:
                 found |= {f"use_{key}": steps.sigmas == kind for key, kind in SIGMAS.items()}
         elif (spaced := self._same_levels(record)) is not None:
