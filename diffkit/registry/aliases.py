@@ -84,10 +84,11 @@ ALIASES: dict[str, dict[str, str]] = {
         "sde_dpmpp_2m": "dpmpp_2m_sde sde_dpm_solver++",
         "sde_dpmpp_3m": "dpmpp_3m_sde",
         "diffkit-diffusers:diffusers_lcm": "diffusers_lcm lcm",
+        "diffkit-diffusers:diffusers_tcd": "diffusers_tcd tcd",
         "diffkit-diffusers:diffusers_ddim": "diffusers_ddim",
         "diffkit-edm:edm_heun": "edm_heun",
         "diffkit-edm:edm_stochastic": "edm_stochastic",
-        "diffkit-flowmap:flow_map": "flow_map tcd consistency_multistep",
+        "diffkit-flowmap:flow_map": "flow_map consistency_multistep",
         "diffkit-flow:flow_euler": "flow_euler flow_match_euler flow_match_euler_discrete rectified_flow",
     },
     "backbone": {

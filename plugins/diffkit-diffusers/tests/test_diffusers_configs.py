@@ -26,6 +26,7 @@ from diffkit_diffusers import (
     DiffusersPNDM,
     DiffusersSinglestep,
     DiffusersSpacing,
+    DiffusersTCD,
     DiffusersUniPC,
     from_scheduler_config,
 )
@@ -94,6 +95,7 @@ def test_sampler(check: Check):
     DiffusersMultistep(algorithm_type="sde-dpmsolver++", solver_type="heun"),
     DiffusersPNDM(),
     DiffusersSinglestep(solver_order=3, solver_type="heun"),
+    DiffusersTCD(gamma=0.0),
     DiffusersUniPC(solver_order=3),
 )
 def test_solver(check: Check):
@@ -104,10 +106,11 @@ def test_solver(check: Check):
 @parametrize_checks(
     "sampler",
     DiffusersLCM(timestep_scaling=1e12),
+    DiffusersTCD(),
     expected_failures={"order_as_declared": "it is accurate for a network that is a flow map, and for no mean of data"},
 )
 def test_consistency_steps(check: Check):
-    """The boundary condition is out of the way, as at levels of some noise."""
+    """LCM's boundary condition is out of the way, as it is where there is some noise."""
     check()
 
 

@@ -147,6 +147,13 @@ NEXT = [
     for options in kinds
     for steps in (4, 16)
 ]
+NEXT += [
+    Case("TCDScheduler", options, steps, {} if eta is None else {"eta": eta})
+    for options in each(PREDICTIONS, BETAS[1:], [{}, dict(original_inference_steps=40)])
+    + each(PREDICTIONS[2:], [dict(rescale_betas_zero_snr=True)])
+    for eta in (None, 0.0, 0.5, 1.0)
+    for steps in (1, 4, 16)
+]
 """The classes that were read next."""
 
 

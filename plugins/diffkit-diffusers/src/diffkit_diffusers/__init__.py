@@ -1,8 +1,8 @@
 """diffusers and diffkit, each in terms of the other.
 
 Parts, found by name: schedule "diffusers_betas", spacing "diffusers", samplers "diffusers_ddim", "diffusers_multistep",
-"diffusers_singlestep", "diffusers_unipc", "diffusers_pndm" and "diffusers_lcm", backbones "diffusers_unet2d" and
-"diffusers_dit".
+"diffusers_singlestep", "diffusers_unipc", "diffusers_pndm", "diffusers_lcm" and "diffusers_tcd", backbones
+"diffusers_unet2d" and "diffusers_dit".
 Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. `DiffkitScheduler`: any
 diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffkit_diffusers.scheduler import DiffkitScheduler as DiffkitScheduler
     from diffkit_diffusers.singlestep import DiffusersSinglestep as DiffusersSinglestep
     from diffkit_diffusers.spacing import DiffusersSpacing as DiffusersSpacing
+    from diffkit_diffusers.tcd import DiffusersTCD as DiffusersTCD
     from diffkit_diffusers.unipc import DiffusersUniPC as DiffusersUniPC
     from diffkit_diffusers.writing import to_scheduler_config as to_scheduler_config
 
@@ -41,6 +42,7 @@ _HOME = {
     "DiffusersPNDM": "pndm",
     "DiffusersSinglestep": "singlestep",
     "DiffusersSpacing": "spacing",
+    "DiffusersTCD": "tcd",
     "DiffusersUNet2D": "backbones",
     "DiffusersUNet2DCondition": "backbones",
     "DiffusersUniPC": "unipc",
@@ -60,6 +62,7 @@ __all__ = [
     "DiffusersPNDM",
     "DiffusersSinglestep",
     "DiffusersSpacing",
+    "DiffusersTCD",
     "DiffusersUNet2D",
     "DiffusersUNet2DCondition",
     "DiffusersUniPC",

@@ -64,6 +64,7 @@ GRIDS: dict[str, Grid] = {
     "UniPCMultistepScheduler": _DPM,
     "DPMSolverSDEScheduler": _K,
     "LCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
     "EDMEulerScheduler": _EDM,
     "EDMDPMSolverMultistepScheduler": _EDM,
     "FlowMatchEulerDiscreteScheduler": _FLOW,
@@ -94,8 +95,8 @@ class DiffusersSpacing(GridSpacing):
         lambda_min_clipped: Timesteps with a smaller log(alpha / sigma) are left out; None leaves out none.
         whole_times: Round the times of Karras and Lu sigmas, if the scheduler does; False for
             DPMSolverMultistepScheduler on "squaredcos_cap_v2".
-        original_inference_steps: How many steps a network was distilled on, spread over the chain: LCMScheduler visits
-            some of these, and timestep_spacing and steps_offset change nothing.
+        original_inference_steps: How many steps a network was distilled on, spread over the chain: LCMScheduler and
+            TCDScheduler visit some of these, and timestep_spacing and steps_offset change nothing.
         half_steps: Visit the middle of each of the first three steps too, as PNDMScheduler does with
             skip_prk_steps=False; 'diffusers_pndm' needs them then. There are count + 3 levels.
     Source: ``set_timesteps`` of diffusers' schedulers, version 0.42.1; Karras et al. 2022, arXiv:2206.00364, eq. 5; Lee
