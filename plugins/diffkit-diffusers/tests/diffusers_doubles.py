@@ -104,7 +104,7 @@ def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **cal
     """The largest difference of the samples, over the largest size of them."""
     made, x = scheduler(name, **options), start()
     mu = 0.8 if options.get("use_dynamic_shifting") else None
-    reading = from_scheduler_config(content(made), eta=calls.get("eta", 0.0), mu=mu)
+    reading = from_scheduler_config(content(made), eta=calls.get("eta"), mu=mu)
     if reading.stochastic:
         calls = calls | {"generator": torch.Generator().manual_seed(0)}
     expected = theirs(made, steps, x, model, mu, **calls)

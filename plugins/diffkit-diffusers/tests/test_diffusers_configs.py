@@ -21,10 +21,12 @@ import torch
 from diffkit_diffusers import (
     DiffusersBetas,
     DiffusersDDIM,
+    DiffusersLCM,
     DiffusersMultistep,
     DiffusersPNDM,
     DiffusersSinglestep,
     DiffusersSpacing,
+    DiffusersTCD,
     DiffusersUniPC,
     from_scheduler_config,
 )
@@ -43,6 +45,7 @@ from diffusers import (  # isort: skip
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
     UniPCMultistepScheduler,
 )
 
@@ -92,9 +95,22 @@ def test_sampler(check: Check):
     DiffusersMultistep(algorithm_type="sde-dpmsolver++", solver_type="heun"),
     DiffusersPNDM(),
     DiffusersSinglestep(solver_order=3, solver_type="heun"),
+    DiffusersTCD(gamma=0.0),
     DiffusersUniPC(solver_order=3),
 )
 def test_solver(check: Check):
+    check()
+
+
+@pytest.mark.slow
+@parametrize_checks(
+    "sampler",
+    DiffusersLCM(timestep_scaling=1e12),
+    DiffusersTCD(),
+    expected_failures={"order_as_declared": "it is accurate for a network that is a flow map, and for no mean of data"},
+)
+def test_consistency_steps(check: Check):
+    """LCM's boundary condition is out of the way, as it is where there is some noise."""
     check()
 
 
@@ -342,6 +358,13 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: str | None):
 def test_numbers_of_steps_there_are_not(steps: Any):
     with pytest.raises(diffkit.OptionError, match=r"steps must be an integer in 1\.\.1000"):
         from_scheduler_config(said_by(DDPMScheduler())).levels(steps)
+
+
+def test_more_steps_than_a_network_was_distilled_on():
+    reading = from_scheduler_config(said_by(LCMScheduler(original_inference_steps=20)))
+    assert reading.spacing.count == 20
+    with pytest.raises(diffkit.OptionError, match="original_inference_steps=20 has no 21 different timesteps"):
+        reading.levels(21)
 
 
 def test_an_offset_past_the_end():

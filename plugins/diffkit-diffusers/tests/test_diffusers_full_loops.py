@@ -22,7 +22,7 @@ from diffkit.table import ProcessTable, respace
 
 SCALED = ("Euler", "Heun", "LMS", "KDPM2")
 """Classes whose states are x / alpha."""
-NOT_READ = ("DDIMInverse", "DPMSolverMultistepInverse", "LCM", "TCD")
+NOT_READ = ("DDIMInverse", "DPMSolverMultistepInverse")
 """Classes that are refused by name."""
 FLOAT32 = 1e-4
 """Relative: in diffusers 1 - alpha_bar of the first levels has lost four digits, at 1e-4 with a rounding of 6e-8."""
@@ -68,7 +68,7 @@ def start_of(loop: Loop, table: ProcessTable, first: float) -> Tensor:
 
 def through_diffkit(loop: Loop, sign: float = 1.0, **given: Any) -> Tensor:
     config = {"_class_name": loop.scheduler, **BASES[loop.scheduler], **loop.options}
-    reading = from_scheduler_config(config)
+    reading = from_scheduler_config(config, eta=0.0)
     system = reading.compose(backbone=None, data_shape=dummies(loop)[0].shape[1:], bins=None)
     whole = system.table_for(reading.steps(loop.steps))
     table = respace(whole, range(1, whole.num_steps + 1 - loop.start)) if loop.start else whole

@@ -129,6 +129,12 @@ NEXT = [
         "LMSDiscrete": each(SPACINGS, PREDICTIONS, [{}, *SIGMAS], BETAS),
         "KDPM2Discrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
         "KDPM2AncestralDiscrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
+        "LCM": each(
+            PREDICTIONS,
+            BETAS[1:],
+            [{}, dict(original_inference_steps=40, clip_sample=True), dict(timestep_scaling=0.002), CLIPS[4]],
+        )
+        + each(PREDICTIONS[2:], [dict(rescale_betas_zero_snr=True)]),
         "EDMEuler": each(
             [{}, *ENDS], [dict(sigma_schedule=kind) for kind in ("karras", "exponential")], [dict(rho=5.0)]
         ),
@@ -140,6 +146,13 @@ NEXT = [
     }.items()
     for options in kinds
     for steps in (4, 16)
+]
+NEXT += [
+    Case("TCDScheduler", options, steps, {} if eta is None else {"eta": eta})
+    for options in each(PREDICTIONS, BETAS[1:], [{}, dict(original_inference_steps=40)])
+    + each(PREDICTIONS[2:], [dict(rescale_betas_zero_snr=True)])
+    for eta in (None, 0.0, 0.5, 1.0)
+    for steps in (1, 4, 16)
 ]
 """The classes that were read next."""
 

@@ -335,6 +335,9 @@ def test_what_no_pipeline_has_is_told_at_once(tmp_path: Path):
     )
 
 
+_ENDS = {"beta_start": 1e-4, "beta_end": 0.02}
+
+
 def written(**slots: Any) -> dict[str, Any]:
     return to_scheduler_config(
         diffkit.compose(schedule="diffusers_betas", backbone=None, data_shape=(1, 8, 8), rescale_time=False, **slots)
@@ -354,6 +357,13 @@ def test_defaults_of_sampling_are_written_as_the_options_that_mean_them():
             "guidance 'dynamic_threshold' of sampling cannot be said",
         ),
         "eta": (dict(sampler=("ddim", {"eta": 0.5})), "eta=0.5 is given to each call of diffusers"),
+        "gamma": (
+            dict(
+                sampler=("diffusers_tcd", {"gamma": 0.5, "final_alpha_bar": 0.9999, "beta_schedule": "linear"} | _ENDS)
+            ),
+            "gamma=0.5 is given to each call of diffusers",
+        ),
+        "another chain": (dict(sampler="diffusers_tcd"), "with these options is not that of any scheduler"),
         "clip": (dict(sampler="euler", clip_x_start=True), "EulerDiscreteScheduler has no clip_sample, but estimates"),
     }.values():
         with pytest.raises(diffkit.OptionError, match=told):
@@ -382,6 +392,8 @@ FOLDERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "3m": (diffusers.DPMSolverMultistepScheduler, dict(solver_order=3, final_sigmas_type="sigma_min")),
     "2s": (diffusers.DPMSolverSinglestepScheduler, dict(lower_order_final=True)),
     "2m lu": (diffusers.DPMSolverMultistepScheduler, dict(use_lu_lambdas=True, euler_at_final=True)),
+    "lcm": (diffusers.LCMScheduler, dict(original_inference_steps=60, timestep_scaling=5.0, steps_offset=1)),
+    "tcd": (diffusers.TCDScheduler, dict(beta_schedule="linear", original_inference_steps=60)),
     "2m clipped": (
         diffusers.DPMSolverMultistepScheduler,
         dict(lambda_min_clipped=-5.1, beta_schedule="squaredcos_cap_v2", thresholding=True),

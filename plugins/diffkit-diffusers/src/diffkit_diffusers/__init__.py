@@ -1,7 +1,8 @@
 """diffusers and diffkit, each in terms of the other.
 
 Parts, found by name: schedule "diffusers_betas", spacing "diffusers", samplers "diffusers_ddim", "diffusers_multistep",
-"diffusers_singlestep", "diffusers_unipc" and "diffusers_pndm", backbones "diffusers_unet2d" and "diffusers_dit".
+"diffusers_singlestep", "diffusers_unipc", "diffusers_pndm", "diffusers_lcm" and "diffusers_tcd", backbones
+"diffusers_unet2d" and "diffusers_dit".
 Functions: `from_scheduler_config`, `to_scheduler_config`, `open_pipeline`, `write_pipeline`. `DiffkitScheduler`: any
 diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from diffkit_diffusers.backbones import DiffusersUNet2DCondition as DiffusersUNet2DCondition
     from diffkit_diffusers.betas import DiffusersBetas as DiffusersBetas
     from diffkit_diffusers.ddim import DiffusersDDIM as DiffusersDDIM
+    from diffkit_diffusers.lcm import DiffusersLCM as DiffusersLCM
     from diffkit_diffusers.multistep import DiffusersMultistep as DiffusersMultistep
     from diffkit_diffusers.pipelines import open_pipeline as open_pipeline
     from diffkit_diffusers.pipelines import write_pipeline as write_pipeline
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from diffkit_diffusers.scheduler import DiffkitScheduler as DiffkitScheduler
     from diffkit_diffusers.singlestep import DiffusersSinglestep as DiffusersSinglestep
     from diffkit_diffusers.spacing import DiffusersSpacing as DiffusersSpacing
+    from diffkit_diffusers.tcd import DiffusersTCD as DiffusersTCD
     from diffkit_diffusers.unipc import DiffusersUniPC as DiffusersUniPC
     from diffkit_diffusers.writing import to_scheduler_config as to_scheduler_config
 
@@ -34,10 +37,12 @@ _HOME = {
     "DiffusersBetas": "betas",
     "DiffusersDDIM": "ddim",
     "DiffusersDiT": "backbones",
+    "DiffusersLCM": "lcm",
     "DiffusersMultistep": "multistep",
     "DiffusersPNDM": "pndm",
     "DiffusersSinglestep": "singlestep",
     "DiffusersSpacing": "spacing",
+    "DiffusersTCD": "tcd",
     "DiffusersUNet2D": "backbones",
     "DiffusersUNet2DCondition": "backbones",
     "DiffusersUniPC": "unipc",
@@ -52,10 +57,12 @@ __all__ = [
     "DiffusersBetas",
     "DiffusersDDIM",
     "DiffusersDiT",
+    "DiffusersLCM",
     "DiffusersMultistep",
     "DiffusersPNDM",
     "DiffusersSinglestep",
     "DiffusersSpacing",
+    "DiffusersTCD",
     "DiffusersUNet2D",
     "DiffusersUNet2DCondition",
     "DiffusersUniPC",

@@ -11,6 +11,7 @@ from attrs import frozen
 from diffkit.options import number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit_diffusers._ends import ended
+from diffkit_diffusers._straight import straight_plan, straight_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,17 +43,13 @@ class DiffusersDDIM(Sampler):
         return self.eta > 0
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
+        """Return coefficients of x_t, of x_start and of the noise."""
         t, s = ended(steps, self.final_alpha_bar)
         std = self.eta * s.sigma * np.sqrt(-np.expm1(np.minimum(t.log_snr - s.log_snr, 0)))
-        keep = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma
-        plan = {"x": keep, "x_start": s.alpha - keep * t.alpha}
-        return plan | {"noise": std} if self.stochastic else plan
+        return straight_plan(t, s, std)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        coef = row.coef
-        y = (coef["x"] * x).addcmul(coef["x_start"], denoise(x, row.t).x_start)
-        return (y if noise is None else y.addcmul(coef["noise"], noise)), state
+        return straight_step(denoise, x, row, noise), state

@@ -102,13 +102,14 @@ class SchedulerReading:
 
 
 def from_scheduler_config(
-    source: str | Path | Config, *, eta: float = 0.0, steps: int = STEPS, mu: float | None = None
+    source: str | Path | Config, *, eta: float | None = None, steps: int = STEPS, mu: float | None = None
 ) -> SchedulerReading:
     """Read the configuration of a scheduler; README.md lists the classes.
 
     Args:
         source: The file, a folder that holds ``scheduler_config.json``, or its content.
-        eta: Stochasticity of a DDIMScheduler, which diffusers is told at sampling time.
+        eta: Stochasticity of a DDIMScheduler or TCDScheduler, which diffusers is told at sampling time; its default
+            there is 0 or 0.3.
         mu: Shift of noise levels by the size of images, which diffusers is told at sampling time if
             use_dynamic_shifting is True.
         steps: How many steps the composed system takes by default, which diffusers is told at sampling time, too; on a
@@ -275,6 +276,7 @@ def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int,
         shift_terminal=config.get("shift_terminal") if record.chain == "flow" else None,
         whole_times=record.name != "DPMSolverMultistepScheduler" or config["beta_schedule"] != "squaredcos_cap_v2",
         half_steps=config.get("skip_prk_steps") is False,
+        original_inference_steps=int(config.get("original_inference_steps", 50)),
         lambda_min_clipped=None if lowest == -float("inf") else float(lowest),
     )
     for count in range(min(steps, table.num_steps), 1, -1):
@@ -287,7 +289,7 @@ def _spacing(record: Scheduler, config: Config, table: ProcessTable, steps: int,
 
 
 def _slots(
-    record: Scheduler, config: Config, chain: Config, spacing: DiffusersSpacing, table: ProcessTable, eta: float
+    record: Scheduler, config: Config, chain: Config, spacing: DiffusersSpacing, table: ProcessTable, eta: float | None
 ) -> dict[str, Any]:
     var = VARIANCES[config.get("variance_type") or "fixed_small"]
     guidance = _guidance(config)
@@ -301,12 +303,15 @@ def _slots(
     }
 
 
-def _sampler(record: Scheduler, config: Config, table: ProcessTable, eta: float) -> tuple[str, dict[str, Any]]:
+def _sampler(record: Scheduler, config: Config, table: ProcessTable, eta: float | None) -> tuple[str, dict[str, Any]]:
     solver = record.solver(config)
     assert solver is not None, "a configuration without a solver has been refused"
     end = float(table.alpha_bar[1]) if record.ends_at_level_1(config) else 1.0
     name, options = solver.slot(config, end)
-    return name, options | ({"eta": eta} if record.name == "DDIMScheduler" else {})
+    if record.eta is not None:
+        key, default = record.eta
+        options[key] = default if eta is None else eta
+    return name, options
 
 
 def _guidance(config: Config) -> list[dict[str, Any]]:

@@ -125,6 +125,7 @@ class Scheduler:
         solvers: Samplers that it is.
         end: The option that decides whether a chain ends at clean data or at level 1, or that value itself.
         chain: Where its noise levels come from: "betas", "edm" (sigma) or "flow" (straight paths).
+        eta: The sampler's option that diffusers is told at each call as eta, and its default there.
         divides: It cannot start from a level without signal, and takes a little in its place.
     """
 
@@ -134,6 +135,7 @@ class Scheduler:
     end: str = "clean"
     divides: bool = False
     chain: str = "betas"
+    eta: tuple[str, float] | None = None
 
     def solver(self, config: Config) -> Solver | None:
         """Return the solver of a configuration; None if there is no such sampler."""
@@ -145,7 +147,14 @@ class Scheduler:
         groups = [CHAIN, EDM, STRAIGHT, SPACED, CLIPPED, THRESHOLDED, SIGMAS, LEARNED, ZERO_SNR, ENDS]
         groups += [SHIFTED] if self.chain == "flow" else []
         known = {name for group in groups for name in group} | set(INERT)
-        known |= {"set_alpha_to_one", "lambda_min_clipped", "use_lu_lambdas", "sigma_min", "sigma_max"}
+        known |= {
+            "set_alpha_to_one",
+            "original_inference_steps",
+            "lambda_min_clipped",
+            "use_lu_lambdas",
+            "sigma_min",
+            "sigma_max",
+        }
         for solver in self.solvers:
             known |= set(solver.when) | set(solver.copied.values())
         return frozenset(known & set(self.options))
@@ -182,6 +191,16 @@ _DPM_OPTIONS: dict[str, Any] = {
 }
 _K_OPTIONS: dict[str, Any] = {**CHAIN, **SIGMAS, **SPACED}
 _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+_DISTILLED: dict[str, Any] = {
+    **CHAIN,
+    **_NARROW,
+    "beta_schedule": "scaled_linear",
+    "original_inference_steps": 50,
+    "set_alpha_to_one": True,
+    **_LEADING,
+    **ZERO_SNR,
+}
+"""A network that was distilled; set_alpha_to_one, timestep_spacing and steps_offset change nothing."""
 
 _PLAIN: dict[str, Any] = {"solver_type": "midpoint", "lower_order_final": True, "euler_at_final": False}
 _MULTISTEP = (("dpmsolver++", (1, 2, 3)), ("dpmsolver", (1, 2, 3)), ("sde-dpmsolver++", (1, 2)))
@@ -192,6 +211,8 @@ _FRESH: dict[str, Any] = {"eta": 1.0, "variance": "analytic", "s_noise": 1.0}
 _COPIED = {name: name for name in ("algorithm_type", "solver_order", "solver_type", "lower_order_final")}
 _COPIED_DEIS = {name: name for name in ("solver_order", "lower_order_final")}
 _COPIED_UNIPC = _COPIED_DEIS | {"solver_type": "solver_type"}
+_COPIED_CHAIN = {name: name for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
+_COPIED_CHAIN |= {"trained_betas": "trained_betas", "rescale_zero_snr": "rescale_betas_zero_snr"}
 _COPIED_DPM = _COPIED | {"euler_at_final": "euler_at_final"}
 
 SCHEDULERS: dict[str, Scheduler] = {
@@ -207,6 +228,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             {**CHAIN, **CLIPPED, "set_alpha_to_one": True, **THRESHOLDED, **_LEADING, **ZERO_SNR},
             (Solver("diffusers_ddim", ends=True), Solver("ddim")),
             end="set_alpha_to_one",
+            eta=("eta", 0.0),
         ),
         Scheduler(
             "PNDMScheduler",
@@ -335,6 +357,24 @@ SCHEDULERS: dict[str, Scheduler] = {
             (Solver("dpmpp_sde", {}, {"eta": 1.0, "r": 0.5, "s_noise": 1.0}),),
         ),
         Scheduler(
+            "LCMScheduler",
+            {
+                **_DISTILLED,
+                **CLIPPED,
+                "clip_sample": False,
+                **THRESHOLDED,
+                "timestep_scaling": 10.0,
+            },
+            (Solver("diffusers_lcm", copied={"timestep_scaling": "timestep_scaling"}),),
+        ),
+        Scheduler(
+            "TCDScheduler",
+            {**_DISTILLED, **CLIPPED, "clip_sample": False, **THRESHOLDED, "timestep_scaling": 10.0},
+            (Solver("diffusers_tcd", {"clip_sample": False, "thresholding": False}, {}, _COPIED_CHAIN, ends=True),),
+            end="level 1",
+            eta=("gamma", 0.3),
+        ),
+        Scheduler(
             "EDMEulerScheduler",
             {**EDM, **ENDS},
             (Solver("euler"), Solver("diffusers_ddim", {}, {"eta": 0.0}, ends=True)),
@@ -369,7 +409,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 IN_PIPELINES = frozenset(
     f"{name}Scheduler"
-    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "FlowMatchEulerDiscrete")
+    for name in ("DDPM", "DDIM", "DPMSolverMultistep", "DPMSolverSinglestep", "LCM", "TCD", "FlowMatchEulerDiscrete")
 )
 """Classes that the unconditional pipelines of diffusers can run: these scale neither the input of a network nor the
 noise that a chain starts from, and give every scheduler a generator, which others do not take."""

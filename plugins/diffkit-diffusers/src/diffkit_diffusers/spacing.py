@@ -27,6 +27,7 @@ class Grid(NamedTuple):
         own_range: Karras and other sigmas lie between those of the spaced timesteps, not between all of the chain's.
         rounds: Kinds of sigmas whose times are rounded to whole numbers.
         truncates: Times of other sigmas are cut to whole numbers.
+        distilled: Steps are some of those that a network was distilled on.
         straight: Noise is u of the straight path, and shifted, not sigma / alpha.
     """
 
@@ -35,12 +36,14 @@ class Grid(NamedTuple):
     own_range: bool = False
     rounds: tuple[str, ...] = ()
     truncates: bool = False
+    distilled: bool = False
     straight: bool = False
 
 
 _DDPM = Grid()
 _K = Grid(whole=False, own_range=True)
 _K_ROUNDED = _K._replace(rounds=("karras",))
+_DISTILLED = Grid(distilled=True)
 _EDM = Grid()
 _FLOW = Grid(whole=False, straight=True)
 _DPM = Grid(beyond=True, rounds=("karras", "lu"), truncates=True)
@@ -60,6 +63,8 @@ GRIDS: dict[str, Grid] = {
     "DEISMultistepScheduler": _DPM,
     "UniPCMultistepScheduler": _DPM,
     "DPMSolverSDEScheduler": _K,
+    "LCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
     "EDMEulerScheduler": _EDM,
     "EDMDPMSolverMultistepScheduler": _EDM,
     "FlowMatchEulerDiscreteScheduler": _FLOW,
@@ -90,6 +95,8 @@ class DiffusersSpacing(GridSpacing):
         lambda_min_clipped: Timesteps with a smaller log(alpha / sigma) are left out; None leaves out none.
         whole_times: Round the times of Karras and Lu sigmas, if the scheduler does; False for
             DPMSolverMultistepScheduler on "squaredcos_cap_v2".
+        original_inference_steps: How many steps a network was distilled on, spread over the chain: LCMScheduler and
+            TCDScheduler visit some of these, and timestep_spacing and steps_offset change nothing.
         half_steps: Visit the middle of each of the first three steps too, as PNDMScheduler does with
             skip_prk_steps=False; 'diffusers_pndm' needs them then. There are count + 3 levels.
     Source: ``set_timesteps`` of diffusers' schedulers, version 0.42.1; Karras et al. 2022, arXiv:2206.00364, eq. 5; Lee
@@ -111,6 +118,7 @@ class DiffusersSpacing(GridSpacing):
     lambda_min_clipped: float | None = number(None, optional=True)
     whole_times: bool = flag(True)
     half_steps: bool = flag(False)
+    original_inference_steps: int = integer(50, ge=1)
 
     @property
     def exact(self) -> bool:
@@ -190,7 +198,9 @@ class DiffusersSpacing(GridSpacing):
         if self.lambda_min_clipped is not None:
             top = int(np.count_nonzero(table.log_snr[1:] >= 2 * self.lambda_min_clipped))
         points = n + grid.beyond
-        if self.timestep_spacing == "linspace":
+        if grid.distilled:
+            found = self._of_distillation(num_steps)
+        elif self.timestep_spacing == "linspace":
             found = np.linspace(0, top - 1, points)
             found = found.round() if grid.whole else found
         elif self.timestep_spacing == "leading":
@@ -207,9 +217,17 @@ class DiffusersSpacing(GridSpacing):
             found = np.sort(np.append(found, found[-4:-1] + num_steps // n // 2))
         return np.asarray(found, dtype=np.float64)
 
+    def _of_distillation(self, num_steps: int) -> F64:
+        """Timesteps spread over those of the distillation, ascending; some are there twice if these are too few."""
+        known = self.original_inference_steps
+        chosen = np.floor(np.linspace(0, known, self.count, endpoint=False))
+        return np.asarray((known - chosen[::-1]) * (num_steps // known) - 1)
+
     def _named(self) -> str:
         offset = f" and steps_offset={self.steps_offset}" if self.steps_offset else ""
         kind = f" and {self.sigmas} sigmas" if self.sigmas != "timesteps" else ""
+        if GRIDS[self.scheduler].distilled:
+            return f"spacing 'diffusers' with original_inference_steps={self.original_inference_steps}"
         return f"spacing 'diffusers' with timestep_spacing={self.timestep_spacing!r}{offset}{kind}"
 
 

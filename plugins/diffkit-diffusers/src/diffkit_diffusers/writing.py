@@ -15,7 +15,8 @@ from diffkit.spacing import levels, spacing_part
 from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.reading import MEANS, PACKAGES, SIGMAS, TINY, VARIANCES
 from diffkit_diffusers.schedulers import SCHEDULERS, Scheduler, Solver
-from diffkit_diffusers.spacing import TIMES, DiffusersSpacing
+from diffkit_diffusers.spacing import GRIDS, TIMES, DiffusersSpacing
+from diffkit_diffusers.tcd import DiffusersTCD
 
 
 def to_scheduler_config(system: diffkit.System) -> dict[str, Any]:
@@ -76,7 +77,12 @@ class _Writer:
         sampler: Any = self.system.parts.sampler
         options = attrs.asdict(sampler, recurse=False)
         defaults = {field.name: field.default for field in attrs.fields(type(sampler))}
-        eta = options.pop("eta", 0.0) if record.name == "DDIMScheduler" else 0.0
+        if isinstance(sampler, DiffusersTCD) and not np.array_equal(
+            sampler.chain().alpha_bar, self.system.table.alpha_bar
+        ):
+            return None
+        key, usual = record.eta or ("", None)
+        eta = options.pop(key, usual)
         found = solver.config(options, defaults)
         if found is None:
             return None
@@ -86,8 +92,8 @@ class _Writer:
             return None
         if record.end in record.options:
             found[record.end] = {"final_sigmas_type": ("zero", "sigma_min")}.get(record.end, (True, False))[short]
-        if eta:
-            self.problems.append(f"eta={eta:g} is given to each call of diffusers; pass sampler=")
+        if eta != usual:
+            self.problems.append(f"{key}={eta:g} is given to each call of diffusers; pass sampler=")
         return found
 
     def _write_edm(self, record: Scheduler) -> None:
@@ -178,6 +184,8 @@ class _Writer:
                 **({"sigma_min": steps.sigma_min, "sigma_max": steps.sigma_max} if record.chain == "betas" else {}),
                 "lambda_min_clipped": -float("inf") if steps.lambda_min_clipped is None else steps.lambda_min_clipped,
             }
+            if GRIDS[record.name].distilled:
+                found["original_inference_steps"] = steps.original_inference_steps
             if "sigma_schedule" not in record.options:
                 found |= {f"use_{key}": steps.sigmas == kind for key, kind in SIGMAS.items()}
         elif (spaced := self._same_levels(record)) is not None:
