@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_flag
-from diffkit.protocols import Composition, Decoder, LearnedSchedule, Model, State, TimeSampler
+from diffkit.protocols import Composition, Decoder, LearnedSchedule, Model, State, TimeSampler, UnclippedPrediction
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import unwrap_module
@@ -605,5 +605,7 @@ def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Ten
     """Step from level 0 to 1: the network is not defined at level 0, so the noise is estimated at level 1."""
     columns = CoefficientTable({"level": level_coefficients(job.parts, job.table)})
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
-    eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
+    found = denoiser(x, at)
+    own = found.unclipped if isinstance(found, UnclippedPrediction) else found.x_start
+    eps = (x - at.alpha * own) / at.sigma
     return at.alpha * x + at.sigma * eps

@@ -89,10 +89,13 @@ def scale(made: Any) -> float:
 def mine(reading: Any, steps: int, x: Tensor, model: Any = None) -> Tensor:
     """The same through diffkit, with noise drawn as diffusers draws it."""
     system = reading.compose(backbone=None, data_shape=tuple(x.shape[1:]), bins=None)
+    network = Answers(system.parts.var.extra_outputs) if model is None else model
+    if reading.scheduler == "DDIMInverseScheduler":
+        return system.encode(x, steps=reading.steps(steps), model=network, **reading.encoding)
     generator = torch.Generator().manual_seed(0)
     table = system.table_for(reading.steps(steps))
     return system.sample_from(
-        Answers(system.parts.var.extra_outputs) if model is None else model,
+        network,
         x * float(table.sigma[-1] if reading.scheduler.startswith("EDM") else 1),
         lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype),
         table,
@@ -103,6 +106,8 @@ def mine(reading: Any, steps: int, x: Tensor, model: Any = None) -> Tensor:
 def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **calls: Any) -> float:
     """The largest difference of the samples, over the largest size of them."""
     made, x = scheduler(name, **options), start()
+    if name == "DDIMInverseScheduler":  # data
+        x = x.clamp(-1, 1)
     mu = 0.8 if options.get("use_dynamic_shifting") else None
     reading = from_scheduler_config(content(made), eta=calls.get("eta"), mu=mu)
     if reading.stochastic:

@@ -29,6 +29,7 @@ from diffkit_diffusers import (
     DiffusersTCD,
     DiffusersUniPC,
     from_scheduler_config,
+    to_scheduler_config,
 )
 from diffkit_diffusers.schedulers import SCHEDULERS
 from diffusers_support import Answers, walk
@@ -39,6 +40,7 @@ from diffkit.testing import Check, parametrize_checks
 import diffusers  # isort: skip
 from diffusers import (  # isort: skip
     CMStochasticIterativeScheduler,
+    DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -245,6 +247,15 @@ def test_a_configuration_is_read_from_a_file_a_folder_or_a_mapping(tmp_path: Pat
     system = reading.compose(backbone=None, data_shape=SHAPE)
     assert system.parts.names["mean"] == "v"
     assert diffkit.from_spec(system.spec()).spec() == system.spec()
+
+
+def test_a_scheduler_that_inverts_comes_back():
+    config = said_by(DDIMInverseScheduler(steps_offset=1, clip_sample=False))
+    reading = from_scheduler_config(config)
+    written = to_scheduler_config(reading.compose(backbone=None, data_shape=SHAPE))
+    assert written == {key: value for key, value in config.items() if key != "_diffusers_version"}
+    assert reading.encoding["time_of"] == "end"
+    assert from_scheduler_config(said_by(DDIMScheduler())).encoding["time_of"] == "start"
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {

@@ -22,7 +22,7 @@ from diffkit.table import ProcessTable, respace
 
 SCALED = ("Euler", "Heun", "LMS", "KDPM2")
 """Classes whose states are x / alpha."""
-NOT_READ = ("DDIMInverse", "DPMSolverMultistepInverse")
+NOT_READ = ("DPMSolverMultistepInverse",)
 """Classes that are refused by name."""
 FLOAT32 = 1e-4
 """Relative: in diffusers 1 - alpha_bar of the first levels has lost four digits, at 1e-4 with a rounding of 6e-8."""
@@ -30,6 +30,8 @@ OTHERWISE = {
     "dpm_multi no_noise_thres": "a sample_max_value below 1 multiplies every estimate",
     "edm_dpm no_noise_thres": "the same",
     "edm_dpm v_prediction": "no mean has EDM's output with the other sign",
+    "ddim_inverse v_prediction": "the first output, of timestep 0, is decoded at clean data, where v is eps",
+    "ddim_inverse no_set_alpha_to_one": "data is taken for that of timestep 0",
     "pndm v_prediction": "v of several levels are mixed, and taken for that of the last",
 }
 """Configurations that are refused or sampled otherwise; the tests below show that this alone makes the difference."""
@@ -66,10 +68,13 @@ def start_of(loop: Loop, table: ProcessTable, first: float) -> Tensor:
     return alpha * sample + (sigma * noise if loop.start else 0)
 
 
-def through_diffkit(loop: Loop, sign: float = 1.0, **given: Any) -> Tensor:
+def through_diffkit(loop: Loop, sign: float = 1.0, model: Any = dummy_model, **given: Any) -> Tensor:
     config = {"_class_name": loop.scheduler, **BASES[loop.scheduler], **loop.options}
     reading = from_scheduler_config(config, eta=0.0)
     system = reading.compose(backbone=None, data_shape=dummies(loop)[0].shape[1:], bins=None)
+    if loop.scheduler == "DDIMInverseScheduler":
+        x = dummies(loop)[0]
+        return system.encode(x, steps=reading.steps(loop.steps), model=model, **reading.encoding)
     whole = system.table_for(reading.steps(loop.steps))
     table = respace(whole, range(1, whole.num_steps + 1 - loop.start)) if loop.start else whole
     x = start_of(loop, table, float(whole.sigma[-1] / whole.alpha[-1]))
@@ -87,7 +92,7 @@ def through_diffkit(loop: Loop, sign: float = 1.0, **given: Any) -> Tensor:
         program = sampling_program(system.parts, DiffusersDDIM(), table)
         x = next(iter(program.run(system.denoiser(dummy_model), x, None))).x
         table = respace(table, range(1, table.num_steps))
-    model = unscaled_model if loop.scheduler.startswith("EDMDPM") else dummy_model
+    model = unscaled_model if loop.scheduler.startswith("EDMDPM") else model
     return system.sample_from(
         lambda x, time: sign * model(x, time), x, noise, table, guidance=reading.guidance, **given
     )
@@ -157,6 +162,24 @@ def test_a_small_largest_value_multiplies_every_estimate(name: str):
 def test_edm_with_the_other_sign():
     loop = next(loop for loop in LOOPS if loop.name == "edm_dpm v_prediction")
     meets(loop, through_diffkit(loop._replace(options={}), sign=-1.0))
+
+
+def test_diffusers_takes_the_first_v_for_noise():
+    """The same network, whose v of timestep 0 is the one that means so much noise."""
+    loop = next(loop for loop in LOOPS if loop.name == "ddim_inverse v_prediction")
+    beta = BASES["DDIMInverseScheduler"]["beta_start"]
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        out = dummy_model(x, t)
+        return (out - beta**0.5 * x) / (1 - beta) ** 0.5 if float(t[0]) == 0 else out
+
+    meets(loop, through_diffkit(loop, model=model))
+
+
+def test_data_at_timestep_0_is_refused():
+    loop = next(loop for loop in LOOPS if loop.name == "ddim_inverse no_set_alpha_to_one")
+    with pytest.raises(diffkit.OptionError, match=r"set_alpha_to_one=False, .* is not supported"):
+        through_diffkit(loop)
 
 
 def test_diffusers_mixes_v_of_several_levels():

@@ -129,6 +129,12 @@ NEXT = [
         "LMSDiscrete": each(SPACINGS, PREDICTIONS, [{}, *SIGMAS], BETAS),
         "KDPM2Discrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
         "KDPM2AncestralDiscrete": each(SPACINGS, _TWO, [{}, *SIGMAS], BETAS[:2]),
+        "DDIMInverse": each(
+            PREDICTIONS,
+            [{}, dict(steps_offset=1), dict(timestep_spacing="trailing")],
+            [{}, dict(clip_sample=False)],
+            BETAS,
+        ),
         "LCM": each(
             PREDICTIONS,
             BETAS[1:],
@@ -166,6 +172,10 @@ def difference(case: Case) -> str | None:
     spacing = case.options.get("timestep_spacing", "leading")
     if case.scheduler == "DDIMScheduler" and spacing == "linspace":
         return "the previous level is the next one listed; in diffusers T // n timesteps below, which is not listed"
+    if case.scheduler == "DDIMInverseScheduler" and case.options["prediction_type"] != "epsilon":
+        return "diffusers decodes the first output at clean data, where v is eps and x_start leaves eps open"
+    if case.scheduler == "DDIMInverseScheduler" and spacing == "trailing" and 1000 % case.steps:
+        return "a step begins where the one before ended; in diffusers T // n timesteps below its end"
     if case.scheduler == "DDPMScheduler" and (spacing == "trailing" or case.options.get("steps_offset")):
         return "a chain ends without noise; diffusers adds the last step's where its timestep is not 0"
     if case.options.get("solver_type") == "bh1" and "final_sigmas_type" not in case.options:

@@ -38,25 +38,28 @@ def test_own_eps_is_not_computed_from_the_clipped_estimate(eta: float) -> None:
     torch.testing.assert_close(*free, rtol=1e-12, atol=1e-12)
 
 
-def test_inversion_at_the_time_of_the_level_gone_to() -> None:
+@pytest.mark.parametrize(("clip", "steps"), [(False, 8), (True, 2)])
+def test_inversion_at_the_time_of_the_level_gone_to(clip: bool, steps: int) -> None:
     """diffusers' DDIMInverseScheduler, and the loop of prompt-to-prompt's null-text inversion."""
-    system = diffkit.compose(backbone=None, data_shape=(1, 2, 2), rescale_time=False, clip_x_start=False)
-    table = system.table_for(8)
+    system = diffkit.compose(backbone=None, data_shape=(1, 2, 2), rescale_time=False, clip_x_start=clip)
+    sampler = ("ddim", {"clipped_eps": False})
+    table = system.table_for(steps)
     x = torch.linspace(-1, 1, 8).view(2, 1, 2, 2)
 
     def by_time(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        return 0.3 * x + (time / 500).sin().view(-1, 1, 1, 1)
+        return (time / 500).sin().view(-1, 1, 1, 1) - 0.3 * x
 
     y = x.double()
-    for k in range(8):
+    for k in range(steps):
         eps = by_time(y, torch.full((2,), table.time[k + 1]))
         x_start = (y - table.sigma[k] * eps) / table.alpha[k]
+        x_start = x_start.clamp(-1, 1) if clip else x_start
         y = table.alpha[k + 1] * x_start + table.sigma[k + 1] * eps
-    found = system.encode(x, steps=8, model=by_time, time_of="end")
+    found = system.encode(x, steps=steps, model=by_time, sampler=sampler, time_of="end")
     torch.testing.assert_close(found, y.float(), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found, system.encode(x, steps=8, model=by_time), rtol=1e-3)
+    assert not torch.allclose(found, system.encode(x, steps=steps, model=by_time, sampler=sampler), rtol=1e-3)
     latent = diffkit.tasks.invert(
-        system, x, steps=8, model=by_time, sampler="ddim", time_of="end", progress=False
+        system, x, steps=steps, model=by_time, sampler=sampler, time_of="end", progress=False
     ).latent
     assert torch.equal(latent, found)
     with pytest.raises(diffkit.DiffkitError, match="time_of must be 'start' or 'end', got 'both'"):

@@ -79,6 +79,14 @@ class SchedulerReading:
         """True if any noise is added while sampling."""
         return bool(resolve("sampler", self.slots["sampler"])[0].stochastic)
 
+    @property
+    def encoding(self) -> Mapping[str, Any]:
+        """Options of `System.encode` and `diffkit.tasks.invert` that go from data to noise as a scheduler does.
+
+        The network is given the time of the level gone to by one that inverts, else that of the level left.
+        """
+        return {"sampler": self.slots["sampler"], "time_of": "end" if SCHEDULERS[self.scheduler].inverts else "start"}
+
     def compose(self, **slots: Any) -> diffkit.System:
         """Return a system; any slot, such as backbone and data_shape, may be given or overridden."""
         return diffkit.compose(**{**self.slots, **slots})

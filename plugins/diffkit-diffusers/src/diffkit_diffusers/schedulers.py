@@ -126,6 +126,7 @@ class Scheduler:
         end: The option that decides whether a chain ends at clean data or at level 1, or that value itself.
         chain: Where its noise levels come from: "betas", "edm" (sigma) or "flow" (straight paths).
         eta: The sampler's option that diffusers is told at each call as eta, and its default there.
+        inverts: It goes from data to noise.
         divides: It cannot start from a level without signal, and takes a little in its place.
     """
 
@@ -136,6 +137,7 @@ class Scheduler:
     divides: bool = False
     chain: str = "betas"
     eta: tuple[str, float] | None = None
+    inverts: bool = False
 
     def solver(self, config: Config) -> Solver | None:
         """Return the solver of a configuration; None if there is no such sampler."""
@@ -229,6 +231,12 @@ SCHEDULERS: dict[str, Scheduler] = {
             (Solver("diffusers_ddim", ends=True), Solver("ddim")),
             end="set_alpha_to_one",
             eta=("eta", 0.0),
+        ),
+        Scheduler(
+            "DDIMInverseScheduler",
+            {**CHAIN, **CLIPPED, "set_alpha_to_one": True, **_LEADING, **ZERO_SNR},
+            (Solver("ddim", {"set_alpha_to_one": True, "clip_sample_range": 1.0}, {"clipped_eps": False}),),
+            inverts=True,
         ),
         Scheduler(
             "PNDMScheduler",

@@ -51,6 +51,7 @@ _DPM = Grid(beyond=True, rounds=("karras", "lu"), truncates=True)
 GRIDS: dict[str, Grid] = {
     "DDPMScheduler": _DDPM,
     "DDIMScheduler": _DDPM,
+    "DDIMInverseScheduler": _DDPM,
     "PNDMScheduler": _DDPM,
     "EulerDiscreteScheduler": _K,
     "EulerAncestralDiscreteScheduler": _K,

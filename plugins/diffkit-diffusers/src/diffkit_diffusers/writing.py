@@ -55,7 +55,7 @@ class _Writer:
 
     def _solver(self) -> tuple[Scheduler | None, dict[str, Any]]:
         """The scheduler that has this sampler, and its options that say so."""
-        records = list(SCHEDULERS.values())
+        records = [record for record in SCHEDULERS.values() if not record.inverts]
         if isinstance(self.steps, DiffusersSpacing):
             records = [SCHEDULERS[self.steps.scheduler]]
         for record in records:
@@ -67,7 +67,8 @@ class _Writer:
     def _no_solver(self) -> str:
         name, steps = self.names["sampler"], self.steps
         whose = steps.scheduler if isinstance(steps, DiffusersSpacing) else "any scheduler"
-        alike = (solver for record in SCHEDULERS.values() for solver in record.solvers if solver.sampler == name)
+        records = (record for record in SCHEDULERS.values() if not record.inverts)
+        alike = (solver for record in records for solver in record.solvers if solver.sampler == name)
         options = next((dict(solver.options) for solver in alike if solver.options), None)
         fix = "" if options is None else f"compose with sampler=({name!r}, {options!r}), or "
         return f"{self.system.parts.label('sampler')} with these options is not that of {whose}; {fix}pass sampler="
