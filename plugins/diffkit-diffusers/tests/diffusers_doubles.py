@@ -108,7 +108,8 @@ def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **cal
     made, x = scheduler(name, **options), start()
     if name == "DDIMInverseScheduler":  # data
         x = x.clamp(-1, 1)
-    mu = 0.8 if options.get("use_dynamic_shifting") else None
+    mu = {"exponential": 0.8, "linear": 2.0}[options.get("time_shift_type", "exponential")]
+    mu = mu if options.get("use_dynamic_shifting") else None
     reading = from_scheduler_config(content(made), eta=calls.get("eta"), mu=mu)
     if reading.stochastic:
         calls = calls | {"generator": torch.Generator().manual_seed(0)}
