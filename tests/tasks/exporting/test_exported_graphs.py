@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -177,6 +178,22 @@ def test_a_compiled_file(backbone, tmp_path):
     found = check_export(path, system)
     assert found.ok, str(found)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, ("cmake", "g++"))), reason="needs cmake and g++")
+def test_the_host_in_cpp_of_the_page(tmp_path):
+    page = (Path(__file__).parents[3] / "docs/learn/sampling-as-a-file.md").read_text(encoding="utf-8")
+    for name, language in (("host.cpp", "cpp"), ("CMakeLists.txt", "cmake")):
+        (tmp_path / name).write_text(page.partition(f"```{language}\n")[2].partition("```")[0])
+    backbone = ("mlp", dict(hidden=16, depth=1, num_classes=10))
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(1, 8, 8), num_steps=20)
+    path = export(system, tmp_path / "digits.pt2", sampler="dpmpp_2m", steps=4, compiled=True)
+    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    for command in (["cmake", "-B", "build", prefix], ["cmake", "--build", "build"], ["build/host", path]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "[4, 1, 8, 8]" in done.stdout
 
 
 # --- refused
