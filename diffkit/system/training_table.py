@@ -28,7 +28,8 @@ def training_table(schedule: Any, settings: Settings, module: nn.Module | None =
         OptionError: The spacing does not fit.
     """
     if isinstance(schedule, LearnedSchedule):
-        return _learned_table(schedule, module, settings)
+        with computing(f"the table of schedule {type(schedule).__name__}"):
+            return _learned_table(schedule, module, settings)
     with computing(f"the table of schedule {type(schedule).__name__}"):
         table = schedule.table(settings.num_steps)
     if not isinstance(table, ProcessTable):

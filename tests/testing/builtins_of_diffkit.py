@@ -198,7 +198,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("guidance", "autoguidance"): [
         {"model": worse, "scale": 2.0},
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},
-        {"model": worse, "scale": 2.0, "by_level": lambda log_snr: (-log_snr.abs()).exp()},
+        {"model": worse, "scale": 2.0, "by_level": "0.1:0,1:1"},
     ],
     # its neutral limit is 1e9, which largest has to leave room for
     ("guidance", "dynamic_threshold"): [{}, {"percentile": 0.9, "limit": 0.5, "largest": 2e9}],

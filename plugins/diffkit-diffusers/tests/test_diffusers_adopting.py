@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 import diffkit

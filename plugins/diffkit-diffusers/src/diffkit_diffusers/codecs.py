@@ -92,14 +92,14 @@ class DiffusersKL(AutoencoderCodec):
         import torch
 
         scale, shift = self._units()
-        found = module.encode(x.to(module.dtype), return_dict=False)[0]  # type: ignore[operator]
+        found = module.encode(x.to(module.dtype), return_dict=False)[0]  # type: ignore[operator, arg-type]
         mean, log_variance = found.mean.to(x.dtype), found.logvar.to(x.dtype)
         return torch.cat([(mean - shift) * scale, log_variance + 2 * math.log(scale)], 1)
 
     def decode(self, z: Tensor, module: nn.Module) -> Tensor:  # type: ignore[override]
         """Return the images of scaled latents."""
         scale, shift = self._units()
-        x: Tensor = module.decode((z / scale + shift).to(module.dtype), return_dict=False)[0]  # type: ignore[operator]
+        x: Tensor = module.decode((z / scale + shift).to(module.dtype), return_dict=False)[0]  # type: ignore[operator, arg-type]
         return x.to(z.dtype)
 
     def _units(self) -> tuple[float, float]:
