@@ -16,6 +16,10 @@ from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
 
 
+_TIMES_AT_ONCE = 4096
+"""So that a table of many levels takes little memory."""
+
+
 def training_table(schedule: Any, settings: Settings, module: nn.Module | None = None) -> ProcessTable:
     """Return the table of the levels that training uses.
 
@@ -54,7 +58,7 @@ def _learned_table(schedule: LearnedSchedule, module: nn.Module | None, settings
     assert module is not None, "it is built before the table"
     place = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     time = torch.linspace(0, 1, num_steps, dtype=torch.float64) if num_steps > 1 else torch.ones(1).double()
-    log_snr, _ = schedule.log_snr_at(module, time.to(place))
+    log_snr = torch.cat([schedule.log_snr_at(module, some)[0] for some in time.to(place).split(_TIMES_AT_ONCE)])
     total_std, conditioning = schedule.level(log_snr)
     found = [each.cpu().numpy().astype(np.float64) for each in (log_snr, total_std, conditioning)]
     if not np.all(np.diff(found[0]) < 0):

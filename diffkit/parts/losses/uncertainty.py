@@ -33,7 +33,7 @@ class Uncertainty(LearnedPart, Loss):
     """
 
     space: str = space_option()
-    channels: int = integer(128, ge=1)
+    channels: int = integer(128, ge=1, le=65536)
 
     def build(self, data_shape: tuple[int, ...]) -> nn.Module:
         """Return u."""

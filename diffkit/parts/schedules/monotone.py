@@ -38,7 +38,7 @@ class Monotone(LearnedSchedule):
 
     log_snr_max: float = number(13.3)
     log_snr_min: float = number(-5.0)
-    hidden: int = integer(64, ge=1)
+    hidden: int = integer(64, ge=1, le=4096)
 
     def __attrs_post_init__(self) -> None:
         if self.log_snr_min >= self.log_snr_max:
