@@ -15,7 +15,6 @@ from diffkit.system.numerics import computing
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
 
-
 _TIMES_AT_ONCE = 4096
 """So that a table of many levels takes little memory."""
 
