@@ -92,7 +92,7 @@ class BoundTerms:
         rows = self.columns.on(x_start.device, x_start.dtype)[level]
         at, transition = self.columns.level(rows, x_start.ndim), self.columns.transition(rows, x_start.ndim)
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
-        estimate, log_variance = denoiser(x_t, at)
+        estimate, log_variance = denoiser(x_t, at)[:2]
         assert log_variance is not None, "composition raises an error for a bound without a variance"
         error = (estimate - x_start).square()
         kl = posterior_kl_bits(error, transition.kl_weight, log_variance, transition.log_variance)
