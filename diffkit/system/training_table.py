@@ -57,7 +57,7 @@ def _learned_table(schedule: LearnedSchedule, module: nn.Module | None, settings
     assert module is not None, "it is built before the table"
     place = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     time = torch.linspace(0, 1, num_steps, dtype=torch.float64) if num_steps > 1 else torch.ones(1).double()
-    pieces = torch.split(time.to(place), _TIMES_AT_ONCE)  # type: ignore[no-untyped-call]
+    pieces = torch.split(time.to(place), _TIMES_AT_ONCE)
     log_snr = torch.cat([schedule.log_snr_at(module, some)[0] for some in pieces])
     total_std, conditioning = schedule.level(log_snr)
     found = [each.cpu().numpy().astype(np.float64) for each in (log_snr, total_std, conditioning)]
