@@ -61,7 +61,7 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
             found = torch.export.export(
                 module,
                 tuple(each.example for each in inputs),
-                dynamic_shapes=(first, tuple(others)) if others else (first, ()),
+                dynamic_shapes=(first, tuple(others)) if others else (first,),
                 strict=False,
             )
     except Exception as error:  # torch raises dozens of kinds, and so does foreign code

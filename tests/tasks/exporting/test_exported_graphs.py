@@ -29,8 +29,9 @@ BACKBONES = {
 }
 
 
-def made(name="mlp", **parts):
-    backbone, shape = BACKBONES[name]
+def made(name="mlp", labels=True, **parts):
+    (network, options), shape = BACKBONES[name]
+    backbone = network, {key: value for key, value in options.items() if labels or key not in CLASSES}
     system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=shape, num_steps=60, **parts)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -58,6 +59,19 @@ def test_the_file_gives_the_same_bits_in_a_process_without_diffkit(tmp_path):
     found = check_export(path, system)
     assert found.difference == 0, str(found)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["f.pt2", pytest.param("f.onnx", marks=pytest.mark.slow)])
+def test_a_system_that_takes_nothing_but_noise(name, tmp_path):
+    if name == "f.onnx":
+        pytest.importorskip("onnxscript")
+    system = made(labels=False)
+    path = export(system, tmp_path / name, sampler="ddim", steps=3)
+    assert [each["name"] for each in read_metadata(path)["inputs"]] == ["x"]
+    if name == "f.pt2":
+        x = torch.randn(3, 2)
+        found = program_of(path).module()(x)
+        assert torch.equal(found, system.sample(3, start=x, sampler="ddim", steps=3, progress=False))
 
 
 @pytest.mark.slow
