@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data.conditions import are_ragged, as_condition, collate_condition, pad_sequences
+from diffkit.data.conditions import are_ragged, as_condition, collate_condition
 from diffkit.data.skipping import Skipping
 from diffkit.errors import DataError
+from diffkit.system.sequences import pad_sequences
 
 Image = Tensor | NDArray[Any]
 Indices = Sequence[int] | NDArray[np.int64]

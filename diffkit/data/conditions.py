@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import DataError
+from diffkit.system.sequences import are_sequences
 
 
 def as_condition(value: Any) -> Any:
@@ -59,26 +60,9 @@ def collate_condition(name: str, values: Sequence[Any], indices: Sequence[int]) 
     return torch.stack(list(values)) if isinstance(first, Tensor) else list(values)
 
 
-def pad_sequences(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return sequences, (L, ...) each, padded with zeros to the longest, (B, L, ...), and where they are, (B, L) bool.
-
-    The longest is at least 1, so that there is something to attend to, or to mask.
-    """
-    longest = max(1, *(len(value) for value in values))
-    found = values[0].new_zeros((len(values), longest, *values[0].shape[1:]))
-    mask = torch.zeros((len(values), longest), dtype=torch.bool)
-    for i, value in enumerate(values):
-        found[i, : len(value)], mask[i, : len(value)] = value, True
-    return found, mask
-
-
 def are_ragged(values: Sequence[Any]) -> bool:
     """Return whether conditions of examples are sequences of vectors, (L, width) each, of several lengths."""
-    first = values[0]
-    if not isinstance(first, Tensor) or first.ndim != 2:
-        return False
-    alike = all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == first.shape[1] for v in values)
-    return alike and len({len(value) for value in values}) > 1
+    return are_sequences(values) and len({len(value) for value in values}) > 1
 
 
 def _have_same_form(value: Any, first: Any) -> bool:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from diffkit.data.base import Batch, Data, Image, Indices
-from diffkit.data.conditions import pad_sequences
 from diffkit.data.loading import as_data
 from diffkit.errors import DataError, OptionError, did_you_mean
 from diffkit.protocols import NO_CLASS
 from diffkit.runtime.files import replacing
+from diffkit.system.sequences import pad_sequences
 
 Encode = Callable[[list[str]], Sequence[Any]]
 """From texts to their vectors, (L, width) each."""

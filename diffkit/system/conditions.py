@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.system.null_conditions import with_null
+from diffkit.system.sequences import with_padded
 from diffkit.system.signatures import missing_problems, name_problems
 
 _NUMBERS = "biuf"
@@ -39,7 +40,7 @@ def conditions_for(
     An integer, and a tensor, array or list with one row, is used for all examples. Arrays and lists of numbers become
     tensors; a list of anything else, such as texts or tensors of several lengths, has an entry for each example.
     Mappings are converted entry by entry; so are lists and tuples of tensors with a row per example, which become
-    tuples.
+    tuples. A list of sequences of vectors (L, width), for which the network takes a mask ``NAME_mask``, is padded.
 
     Args:
         model: The network; its signature has the names of conditions.
@@ -53,6 +54,7 @@ def conditions_for(
         OptionError: A name is unknown, or there is not one entry for each example; every problem is listed.
     """
     problems = [*name_problems(model, conditions, own), *missing_problems(model, conditions)]
+    conditions = with_padded(model, conditions)
     found = {name: _read(f"condition {name!r}", value, n, problems) for name, value in conditions.items()}
     refuse(problems)
     found = with_null(found, null, n) if null else found

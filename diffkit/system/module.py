@@ -64,6 +64,7 @@ from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.sampling_defaults import checked_final
 from diffkit.system.saving import save, spec_of
+from diffkit.system.sequences import with_prompts_alike
 from diffkit.system.settings import Settings, bins_of, decoder_of
 from diffkit.system.training_table import state_of, training_table
 from diffkit.table import ProcessTable
@@ -318,8 +319,9 @@ class System(nn.Module):
             options: Those of `diffkit.system.call_options.SampleOptions`.
             conditions: Keywords for the network. A tensor, array or list of length n has one entry for each sample,
                 also inside a mapping; a number, or one of length 1, is used for all samples. A list of other things
-                than numbers, such as texts or tensors of several lengths, stays a list. None and y=-1 are replaced by
-                the null condition where the network has null conditions.
+                than numbers, such as texts, stays a list; sequences of vectors of several lengths are padded, with a
+                mask, where the network takes one (``context_mask``). None and y=-1 are replaced by the null condition
+                where the network has null conditions.
         Raises:
             OptionError, CompositionError: An argument is wrong; raised before any computation.
             DivergedError: No sample is finite. Checked on the CPU only; if some are finite, a warning is logged.
@@ -394,7 +396,8 @@ class System(nn.Module):
         check_arguments(noise_fn, table, x_transform)
         self.refresh()
         parts, network = parts_for(self.parts, sampler, guidance), self._model(model)
-        conditions = self.checked_conditions(parts, network, conditions, x.shape[0], x.device)
+        parts, given = with_prompts_alike(parts, network, conditions)
+        conditions = self.checked_conditions(parts, network, given, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
@@ -528,6 +531,7 @@ class System(nn.Module):
         parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))
         network, x_transform = self._model(options.get("model")), options.get("x_transform")
         check_arguments(None, None, x_transform)
+        parts, conditions = with_prompts_alike(parts, network, conditions)
         with torch.inference_mode(False):
             conditions = ordinary(self.checked_conditions(parts, network, conditions, n, self.device))
         return SamplingJob(

@@ -157,6 +157,12 @@ def missing_problems(model: Callable[..., Any], names: Container[str]) -> Iterat
             yield f"{_label(model)} needs the condition {name!r}; pass {name}=..."
 
 
+def names_condition(model: Callable[..., Any], name: str) -> bool:
+    """Return whether a network's signature has a condition of this name."""
+    taken = None if torch.compiler.is_compiling() else _taken(model)
+    return taken is not None and name in taken.names
+
+
 def _label(model: Callable[..., Any]) -> str:
     return f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
 

@@ -2,8 +2,9 @@
 
 A ``python`` block is executed, in one namespace for the page; under a line with the name of a file it is written to
 that file. In a ``bash`` block the lines of diffkit and torchrun are run. A ``text`` block right below is what is
-printed; numbers in it may differ where a page is run smaller. In a table with a column "here", the code of that column
-is executed. Blocks of other languages, ``py`` or ``sh``, are shown only: what needs a network or several machines.
+printed, an error of diffkit that ends the code included; numbers in it may differ where a page is run smaller. In a
+table with a column "here", the code of that column is executed. Blocks of other languages, ``py`` or ``sh``, are shown
+only: what needs a network or several machines.
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ def test_everything_on_the_page_runs(name: str, command: Command, tmp_path: Path
         if block["file"]:
             Path(block["file"]).write_text(code, encoding="utf-8")
             continue
-        printed = _run_python(code, given) if block["language"] == "python" else _run_bash(code, command)
-        if block["shown"] is not None:
+        is_shown = block["shown"] is not None
+        printed = _run_python(code, given, is_shown) if block["language"] == "python" else _run_bash(code, command)
+        if is_shown:
             _compare(block["shown"], printed, loosely=bool(page.smaller))
     for table in TABLE.finditer(text):
         for row in table["rows"].splitlines():
@@ -185,12 +187,14 @@ def _offer_plugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffkit.refresh()
 
 
-def _run_python(code: str, given: dict[str, object]) -> str:
+def _run_python(code: str, given: dict[str, object], errors_are_shown: bool) -> str:
     out = io.StringIO()
     with redirect_stdout(out):
         try:
             exec(code, given)
         except diffkit.DiffkitError as error:
+            if not errors_are_shown:
+                raise
             print(f"{type(error).__name__}: {error}", file=out)
     return out.getvalue()
 

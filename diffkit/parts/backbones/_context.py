@@ -36,7 +36,7 @@ def read_context(context: Tensor | float | None, mask: Tensor | None, width: int
     """Return the context of data x, or None if the network reads none.
 
     Args:
-        context: (B, L, width); a number stands for one vector filled with it.
+        context: (B, L, width); a number, or one for each example (B,), stands for one vector filled with it.
         mask: (B, L), bool or numbers: zero where there is padding.
         width: Width of a vector; 0 for a network that reads none.
         x: The data, (B, ...).
@@ -54,10 +54,13 @@ def read_context(context: Tensor | float | None, mask: Tensor | None, width: int
             f"context is missing, but the network reads vectors of width {width}; pass context, ({batch}, L, {width}), "
             "or context=0 for none"
         )
-    tokens = context.to(x.dtype) if isinstance(context, Tensor) else x.new_full((batch, 1, width), context)
+    if not isinstance(context, Tensor) or context.ndim < 2:
+        filled = torch.as_tensor(context, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        return Context(filled.expand(batch, 1, width), None)
+    tokens = context.to(x.dtype)
     if tokens.ndim != 3 or tokens.shape[0] != batch or tokens.shape[2] != width or not tokens.shape[1]:
         raise OptionError(f"context must have shape ({batch}, L, {width}), got {tuple(tokens.shape)}")
-    if mask is None or not isinstance(context, Tensor):
+    if mask is None:
         return Context(tokens, None)
     if mask.shape != tokens.shape[:2]:
         raise OptionError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffkit import OptionError
@@ -68,8 +69,9 @@ class ContextNetwork(nn.Module):
         if context is None:
             raise OptionError(f"context is missing; pass context, ({len(x)}, L, {self.width}), or context=0 for none")
         mask = None
-        if not isinstance(context, Tensor):
-            context = x.new_full((len(x), 1, self.width), context)
+        if not isinstance(context, Tensor) or context.ndim < 2:
+            filled = torch.as_tensor(context, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+            context = filled.expand(len(x), 1, self.width)
         elif context_mask is not None:
             mask = context_mask.to(x.device) != 0
             context = context.masked_fill(~mask[..., None], 0)  # so that a context that is all masked is that of zeros

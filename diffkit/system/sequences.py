@@ -1,0 +1,109 @@
+"""Conditions that are sequences of vectors, such as texts: padded to one length, with a mask of what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit.parts.guidance._with_and_without import WithAndWithout
+from diffkit.protocols import Composition, Guidance
+from diffkit.system.signatures import names_condition
+
+Masked = tuple[Tensor, Tensor | None]
+"""Sequences (B, L, width), and where they are, (B, L); None everywhere."""
+
+
+def are_sequences(values: Sequence[Any]) -> bool:
+    """Return whether conditions of examples are sequences of vectors, (L, width) each, of one width."""
+    first = values[0] if values else None
+    if not isinstance(first, Tensor) or first.ndim != 2:
+        return False
+    return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == first.shape[1] for v in values)
+
+
+def pad_sequences(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return sequences, (L, ...) each, padded with zeros to the longest, (B, L, ...), and where they are, (B, L) bool.
+
+    The longest is at least 1, so that there is something to attend to, or to mask.
+    """
+    longest = max(1, *(len(value) for value in values))
+    found = values[0].new_zeros((len(values), longest, *values[0].shape[1:]))
+    mask = torch.zeros((len(values), longest), dtype=torch.bool)
+    for i, value in enumerate(values):
+        found[i, : len(value)], mask[i, : len(value)] = value, True
+    return found, mask
+
+
+def with_padded(model: Callable[..., Any], conditions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return conditions with lists of sequences padded, where the network takes a mask for them, ``NAME_mask``."""
+    lists = [name for name, value in conditions.items() if type(value) is list and _mask(name) not in conditions]
+    padded: dict[str, Any] = {}
+    for name in lists:
+        found = _sequences(conditions[name])
+        if found is not None and names_condition(model, _mask(name)):
+            padded[name], padded[_mask(name)] = found
+    return {**conditions, **padded} if padded else conditions
+
+
+def with_prompts_alike(
+    parts: Composition, model: Callable[..., Any], conditions: Mapping[str, Any]
+) -> tuple[Composition, Mapping[str, Any]]:
+    """Return guidance and conditions of a call with prompts and negative prompts of one length, with a mask each.
+
+    Unchanged where they are so already, or the network takes no mask. A mask of the prompt is not one of the negative
+    prompt, nor the other way round.
+    """
+    for place, guidance in enumerate(parts.guidance):
+        null = guidance.null if isinstance(guidance, WithAndWithout) else None
+        for name in null or ():
+            assert null is not None, "it has names"
+            negative, prompt = _sequences(null[name], null.get(_mask(name))), None
+            if negative is not None and names_condition(model, _mask(name)):
+                prompt = _sequences(conditions.get(name), conditions.get(_mask(name)))
+            if negative is None or prompt is None or _alike(prompt, negative):
+                continue
+            longest = max(prompt[0].shape[1], negative[0].shape[1])
+            conditions = {**conditions, **_padded(name, prompt, longest)}
+            found: Guidance = attrs.evolve(guidance, null={**null, **_padded(name, negative, longest)})  # type: ignore[misc]  # every part is an attrs class
+            parts = attrs.evolve(parts, guidance=(*parts.guidance[:place], found, *parts.guidance[place + 1 :]))
+    return parts, conditions
+
+
+def _mask(name: str) -> str:
+    return f"{name}_mask"
+
+
+def _sequences(value: Any, mask: Any = None) -> Masked | None:
+    """Sequences of one example or of several; None for anything else."""
+    if isinstance(value, list):
+        entries = [torch.as_tensor(each) if isinstance(each, np.ndarray) else each for each in value]
+        return pad_sequences(entries) if are_sequences(entries) else None
+    if isinstance(value, np.ndarray) and value.ndim in (2, 3):
+        value = torch.as_tensor(value)
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.is_floating_point():
+        return None
+    found = value if value.ndim == 3 else value[None]
+    if mask is None:
+        return found, None
+    mask = torch.as_tensor(mask)
+    return found, mask if mask.ndim == 2 else mask[None]
+
+
+def _alike(prompt: Masked, negative: Masked) -> bool:
+    return prompt[0].shape[1] == negative[0].shape[1] and (prompt[1] is None) == (negative[1] is None)
+
+
+def _padded(name: str, found: Masked, length: int) -> dict[str, Tensor]:
+    """The condition and its mask, of a length."""
+    value, mask = found
+    mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask != 0
+    more = length - value.shape[1]
+    return {
+        name: torch.nn.functional.pad(value, (0, 0, 0, more)),
+        _mask(name): torch.nn.functional.pad(mask, (0, more)),
+    }
