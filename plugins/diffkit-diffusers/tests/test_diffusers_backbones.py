@@ -122,9 +122,8 @@ def test_the_network_with_a_context_answers_as_in_diffusers():
 
 
 def test_prompts_of_one_row_with_padding_and_negative_ones_of_another_length():
-    system = diffkit.compose(
-        backbone=DiffusersUNet2DCondition(**SMALL_CONDITION), data_shape=(3, 8, 8), num_steps=4, rescale_time=False
-    ).eval()
+    backbone = DiffusersUNet2DCondition(**SMALL_CONDITION)
+    system = diffkit.compose(backbone=backbone, schedule="cosine", data_shape=(3, 8, 8), num_steps=4).eval()
     prompt, negative, mask = torch.randn(1, 2, 5), torch.randn(1, 4, 5), torch.tensor([[1, 1, 0, 0, 0]])
 
     def drawn(null: Any, **conditions: Any) -> Any:
@@ -133,7 +132,7 @@ def test_prompts_of_one_row_with_padding_and_negative_ones_of_another_length():
 
     expected = drawn({"context": negative.expand(2, -1, -1)}, context=prompt.expand(2, -1, -1))
     torch.testing.assert_close(drawn({"context": negative}, context=prompt), expected, atol=1e-5, rtol=0)
-    null = {"context": negative, "context_mask": torch.ones(1, 4)}
+    null = {"context": negative, "context_mask": torch.ones(1, 4).long()}
     padded = torch.cat([prompt, torch.ones(1, 3, 5)], 1)
     torch.testing.assert_close(drawn(null, context=padded, context_mask=mask), expected, atol=1e-5, rtol=0)
 
@@ -142,7 +141,12 @@ def test_prompts_of_one_row_with_padding_and_negative_ones_of_another_length():
 def test_the_network_with_a_context_compiles_to_one_graph():
     from torch._dynamo.testing import CompileCounter
 
-    network = DiffusersUNet2DCondition(**SMALL_CONDITION).build((3, 8, 8), 3).eval()
+    one_level = {
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    network = DiffusersUNet2DCondition(**SMALL_CONDITION | one_level).build((3, 8, 8), 3).eval()
     counter = CompileCounter()
     compiled = torch.compile(network, fullgraph=True, backend=counter)
     x, time, mask = torch.randn(2, 3, 8, 8), torch.tensor([7.0, 999.0]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
