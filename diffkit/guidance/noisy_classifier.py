@@ -106,16 +106,6 @@ class NoisyClassifier(nn.Module):
         """Where the network's first parameter or buffer is; the CPU if there is none."""
         return device_of(self.network) or torch.device("cpu")
 
-    @property
-    def trained(self) -> nn.Module:
-        """What training changes: the network."""
-        return self.network
-
-    @property
-    def frozen(self) -> nn.ModuleDict:
-        """Further modules that are saved with it: none."""
-        return nn.ModuleDict()
-
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
         found = NoisyClassifier.__new__(NoisyClassifier)

@@ -382,7 +382,11 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
-        + ("backbone=system.network, which reuses it unchanged" if takes else "a backbone as well, which is built anew")
+        + (
+            "backbone=system.network, which reuses it unchanged"
+            if takes
+            else "a backbone as well, which is built anew; diffkit.weights.load_matching copies what fits"
+        )
     )
 
 

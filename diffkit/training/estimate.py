@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Unpack
 import attrs
 import torch
 from attrs import frozen
+from torch import nn
 
 from diffkit.data.base import Batch
 from diffkit.data.loading import as_data
@@ -33,7 +34,7 @@ from diffkit.training.optimizer_building import check_optimizer
 from diffkit.training.parameter_groups import freezing
 from diffkit.training.preflight import AcceptedLabels, check_training, examples_for
 from diffkit.training.teacher import find_teacher, teacher_record
-from diffkit.training.trainable import Trainable
+from diffkit.training.trainable import Trainable, frozen_of, trained_of
 from diffkit.training.trainer import Trainer
 
 UPDATES = 3
@@ -146,16 +147,16 @@ def dry_run(
     if config.adapter is not None and system.network is not None:
         system = system.with_network(copy.deepcopy(system.network))
         attach_adapter(system, config, None, "" if out is None else out)
-    if (trained := system.trained) is not None:
+    if (trained := trained_of(system)) is not None:
         check_optimizer(trained, config)
     found, spec = examples_for(config, as_data(data)), system.spec()
     config = config.for_examples(len(found))
     learns_from = find_teacher(system, config, teacher)
-    spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
+    spec |= teacher_record(learns_from, system, teacher) | frozen_records(frozen_of(system))
     check_training(system, spec, found, config)
     assert trained is not None
     with freezing(trained, config.freeze), engine_for(system.device, config) as engine:
-        done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
+        done = 0 if out is None else _completed_updates(Path(out), spec, config, found, trained)
         devices = [engine.device] if engine.device.type == "cuda" else []
         original = _reset_peak_memory(engine.device, system)
         with torch.random.fork_rng(devices):
@@ -184,14 +185,15 @@ def dry_run(
         )
 
 
-def _completed_updates(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any, system: Trainable) -> int:
+def _completed_updates(
+    folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any, trained: nn.Module
+) -> int:
     """Return the number of completed updates of a run; raise if it cannot be resumed with these arguments."""
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
         return 0
-    assert system.trained is not None
-    run_folder.check_same_run(folder, spec, config, data, system.trained)
+    run_folder.check_same_run(folder, spec, config, data, trained)
     return checkpoint.completed_updates(folder)
 
 
@@ -249,8 +251,9 @@ class _TrialUpdates:
         micro = self.config.microbatch
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
-        assert system.trained is not None
-        trainer = Trainer(system, system.trained, config, engine, self.teacher)
+        trained = trained_of(system)
+        assert trained is not None
+        trainer = Trainer(system, trained, config, engine, self.teacher)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
@@ -335,8 +338,9 @@ def _reset_peak_memory(device: torch.device, system: Trainable) -> int:
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
-    assert system.trained is not None
-    return _tensor_bytes(dict(system.trained.state_dict()))
+    trained = trained_of(system)
+    assert trained is not None
+    return _tensor_bytes(dict(trained.state_dict()))
 
 
 def _peak_memory(device: torch.device, original: int, copied: int) -> int | None:

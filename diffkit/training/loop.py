@@ -48,7 +48,7 @@ from diffkit.training.reading_errors import worker_died_error
 from diffkit.training.run_hooks import NamedHook, RunHooks, choose_hooks
 from diffkit.training.signals import StopSignals
 from diffkit.training.teacher import find_teacher, teacher_record
-from diffkit.training.trainable import Trainable
+from diffkit.training.trainable import Trainable, frozen_of, trained_of
 from diffkit.training.trainer import Trainer
 from diffkit.training.validation import HeldOutData, check_held_out
 
@@ -116,12 +116,12 @@ def train(
     begun, config = time.monotonic(), resolve_config(config, options)
     chosen = choose_hooks(config, hooks, track)
     with adapter_attached(system, config, base, out) as stored:
-        if (trained := system.trained) is not None:
+        if (trained := trained_of(system)) is not None:
             check_optimizer(trained, config)
         found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
         config = config.for_examples(len(found))
         spec, learns_from = system.spec(), find_teacher(system, config, teacher)
-        spec |= teacher_record(learns_from, system, teacher) | frozen_records(system.frozen)
+        spec |= teacher_record(learns_from, system, teacher) | frozen_records(frozen_of(system))
         check_training(system, spec, found, config)
         if held_out is not None:
             held_out = match_classes(held_out, found.classes, whose="the data", what="val")
@@ -189,7 +189,7 @@ class _Training(Generic[T]):
         teacher: System | None,
         stored_base: StoredBase | None,
     ):
-        trained = system.trained
+        trained = trained_of(system)
         assert trained is not None
         self.network = trained
         self.system, self.spec, self.data, self.config = system, spec, data, config
@@ -285,7 +285,7 @@ class _Training(Generic[T]):
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (log if faults and self.is_rank_zero else self._log)(text)
             self._repair_system(found.step, rewritten_soon=bool(faults) and found.step < self.config.steps)
-        self.ranks.rank_zero(lambda: renew_frozen(self.spec.get("frozen", {}), self.system.frozen, self.folder))
+        self.ranks.rank_zero(lambda: renew_frozen(self.spec.get("frozen", {}), frozen_of(self.system), self.folder))
         self.ranks.rank_zero(lambda: run_folder.write_config(self.folder, self.config_content))
         self._cache_latents()
         if self.stored_base is not None:

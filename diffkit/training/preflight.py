@@ -28,7 +28,7 @@ from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
 from diffkit.training.parameter_groups import frozen_names
 from diffkit.training.reading_errors import read_examples
-from diffkit.training.trainable import Trainable
+from diffkit.training.trainable import Trainable, trained_of
 
 
 @frozen
@@ -69,7 +69,7 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
             f"the system's network is wrapped in {type(system.network).__name__}, which training does itself; leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    trained = system.trained or system.network
+    trained = trained_of(system) or system.network
     _check_weights(trained, frozen_names(trained, config.freeze))
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import torch
@@ -16,6 +17,9 @@ from diffkit.table import ProcessTable
 class Trainable(Protocol):
     """The members that training uses of a model; `System` and `diffkit.guidance.NoisyClassifier` have them.
 
+    A model that trains more than its network, or is saved with modules that are not trained, has ``trained`` and
+    ``frozen`` too, as `System` has them: see `trained_of` and `frozen_of`.
+
     Attributes:
         parts: The composition; its timestep sampler draws the levels.
         settings: The settings it was composed with; shape and bins are those of the data.
@@ -27,14 +31,6 @@ class Trainable(Protocol):
     @property
     def network(self) -> nn.Module | None:
         """Return the network, or None if there is none."""
-
-    @property
-    def trained(self) -> nn.Module | None:
-        """Return what is trained: the network, or a `diffkit.system.learned.Trained` with more modules."""
-
-    @property
-    def frozen(self) -> nn.ModuleDict:
-        """Return the modules of parts, by kind, that are saved with it and not trained."""
 
     @property
     def table(self) -> ProcessTable:
@@ -79,3 +75,15 @@ class Trainable(Protocol):
     @abstractmethod
     def eval(self) -> Self:
         """Put the network into evaluation mode, and return this."""
+
+
+def trained_of(system: Trainable) -> nn.Module | None:
+    """Return what is trained of a model: its network, or a `diffkit.system.learned.Trained` with more modules."""
+    found: nn.Module | None = getattr(system, "trained", system.network)
+    return found
+
+
+def frozen_of(system: Trainable) -> Mapping[str, nn.Module]:
+    """Return the modules of parts of a model, by kind, that are saved with it and not trained."""
+    found: Mapping[str, nn.Module] = getattr(system, "frozen", {})
+    return found

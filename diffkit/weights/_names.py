@@ -120,6 +120,8 @@ def check_parametrized(tensors: Mapping[str, Tensor], expected: Shapes) -> None:
     """Raise `CheckpointError` if the file has parametrized weights, but plain ones are expected."""
     first = next((name for name in tensors if _PARAMETRIZED in name), None)
     if first is not None and not any(_PARAMETRIZED in name for name in expected):
+        if all(_PARAMETRIZED in name for name in tensors):
+            raise CheckpointError("it holds an adapter alone; merge it first: diffkit merge FOLDER --out ANOTHER")
         module, _, rest = first.partition(_PARAMETRIZED)
         raise CheckpointError(
             f"it holds {first!r}, from which a parametrization computes a weight; save it after "

@@ -326,6 +326,34 @@ def test_weights_to_begin_with(command: Command, refused: Refused, images: Path,
     )
 
 
+@pytest.mark.slow
+def test_a_folder_to_begin_with_decides_what_data_does_not(command: Command, tmp_path: Path):
+    """Data of other classes, channels and sizes: what does not fit is listed, and nothing else is lost."""
+
+    def train(name: str, side: int, channels: int, classes: int, *more: object) -> list[str]:
+        images = np.random.default_rng(0).integers(0, 256, (12, side, side, channels), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images, np.arange(12) % max(classes, 1))
+        words = ["--data", tmp_path / f"{name}.npz", "--data.labels", "true" if classes else "false"]
+        found = command("train", *words, "--out", tmp_path / name, "--steps", "1", "--batch-size", "4", *more)
+        assert found.code == 0, found.err
+        return [line.strip() for line in found.out.splitlines() if "left: " in line or "not used: " in line]
+
+    small = "--backbone.channels 8 --backbone.groups 4 --backbone.num-res-blocks 1 --backbone.channel-mult 1,2"
+    parts = "--backbone.attention-resolutions 4 --schedule cosine --var learned_range --loss hybrid --num-steps 9"
+    train("base", 8, 1, 3, *small.split(), *parts.split(), "--label-dropout", "0.1")
+    init = ["--init", tmp_path / "base"]
+    wanted = diffkit.load(tmp_path / "base")
+    assert train("same", 8, 1, 3, *init) == train("larger", 16, 1, 3, *init) == []
+    assert train("fewer", 8, 1, 2, *init) == ["left: label_emb.weight is (4, 32) in the file, (3, 32) here"]
+    assert train("none", 8, 1, 0, *init) == ["not used: label_emb.weight"]
+    colours = [line.split()[1] for line in train("colours", 8, 3, 3, *init)]
+    assert colours == ["input_blocks.0.0.weight", "out.2.weight", "out.2.bias"]
+    assert len(train("deeper", 8, 1, 3, *init, "--backbone.num-res-blocks", "2")) > 0
+    for name in ("same", "larger", "fewer", "none", "colours", "deeper"):
+        found = diffkit.load(tmp_path / name)
+        assert found.parts.names == wanted.parts.names and found.num_steps == 9
+
+
 def test_one_of_several_sets_of_weights_to_begin_with(command: Command, refused: Refused, images: Path, tmp_path: Path):
     words = ["train", *TINY, "--steps", "1", "--data", images, "--lr", "0"]
     assert command(*words, "--out", tmp_path / "first").code == 0

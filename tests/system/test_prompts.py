@@ -5,12 +5,16 @@ import torch
 
 import diffkit
 
-OPTIONS = {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1, 2), "num_heads": 2, "context": 3}
+BACKBONES = {
+    "unet": {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1, 2), "num_heads": 2, "context": 3},
+    "dit": {"patch": 4, "depth": 1, "hidden": 16, "heads": 2, "context": 3},
+}
 
 
-@pytest.fixture(scope="module")
-def system():
-    found = diffkit.compose(backbone=("unet", OPTIONS), schedule="cosine", num_steps=6, data_shape=(1, 8, 8))
+@pytest.fixture(scope="module", params=BACKBONES)
+def system(request):
+    backbone = (request.param, BACKBONES[request.param])
+    found = diffkit.compose(backbone=backbone, schedule="cosine", num_steps=6, data_shape=(1, 8, 8))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in found.network.parameters():

@@ -117,3 +117,29 @@ def test_a_frozen_module_is_written_once_and_has_to_be_the_same(tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "whole")
     with pytest.raises(OptionError, match="weights of the loss '"):
         run(tmp_path / "a", "frozen_features", seed=1, steps=9)
+
+
+class Own:
+    """A model of one's own with the members of `Trainable` alone: its loss is that of a system."""
+
+    def __init__(self, system):
+        self.system = system
+        for name in ("parts", "settings", "network", "table", "num_steps", "data_shape", "device"):
+            setattr(self, name, getattr(system, name))
+        self.loss_terms, self.spec = system.loss_terms, system.spec
+
+    def with_network(self, network):
+        return Own(self.system.with_network(network))
+
+    def eval(self):
+        self.network.eval()
+        return self
+
+
+def test_a_model_without_such_parts_needs_only_a_network(tmp_path):
+    model = Own(composed("simple"))
+    assert dry_run(model, points(), batch_size=8, steps=4, label_dropout=0.0).trained > 0
+    run(tmp_path / "system", "simple")
+    for steps in (4, 8):
+        train(tmp_path / "own", system=Own(composed("simple")), data=points(), **OPTIONS | {"steps": steps})
+    assert content(tmp_path / "own") == content(tmp_path / "system")

@@ -32,8 +32,9 @@ class Options(RunOptions):
 
     Attributes:
         init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
-            saved system, where name and shape fit. A run that has begun keeps its own. With --adapter, the weights
-            beside which that is trained; of a folder, its system too, unless --backbone is given.
+            saved system, where name and shape fit. A run that has begun keeps its own. A folder's parts and levels are
+            the defaults of those that no option names. With --adapter, the weights beside which that is trained; of a
+            folder, its system too, unless --backbone is given.
         init_entry: Which set of weights, if the file of --init holds several, such as model and ema.
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
@@ -48,6 +49,7 @@ SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition, "Sampling": Sampling},
     {"data": None, "val": None, **SYSTEM, **OF_TRAINING, "adapter": None},
     required=frozenset({"data"}),
+    begins=True,
     config=True,
     preset=("composition", "training", "sampling"),
     defaults={"data_shape": "that of the data", "bins": "that of the data", "sampling_steps": "all levels"},
@@ -67,7 +69,8 @@ def run(parsed: ParsedOptions) -> None:
     if config.adapter is not None and init is None:
         raise OptionError("--adapter is trained beside weights; name them with --init FOLDER")
     data, is_glance = first_look(parsed, options.low_res)
-    composition = composed(parsed, data, config)
+    saved = init.parent if init is not None and is_saved(init.parent) else None
+    composition = composed(parsed, data, config, saved if config.adapter is None else None)
     if lacks_options(composition.get("codec")):
         data, is_glance = opened(parsed, low_res=options.low_res) if is_glance else data, False
         composition["codec"] = measured_codec(composition["codec"], data, options.out)
@@ -82,10 +85,9 @@ def run(parsed: ParsedOptions) -> None:
 
     torch.manual_seed(config.seed)
     device = device_of_rank(options.device)
-    of_base = (
-        init is not None and config.adapter is not None and "backbone" not in parsed.chosen and is_saved(init.parent)
-    )
-    system = loaded_base(init.parent, parsed, device) if of_base else diffkit.compose(**composition, device=device)  # type: ignore[union-attr]
+    base = saved if config.adapter is not None else None
+    of_base = base is not None and "backbone" not in parsed.chosen
+    system = loaded_base(base, parsed, device) if base and of_base else diffkit.compose(**composition, device=device)
     if system.trained is not None:
         check_optimizer(system.trained, config)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
@@ -106,7 +108,6 @@ def run(parsed: ParsedOptions) -> None:
     found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
     kept = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
     content = recipe("train", SPEC, parsed, system.device, found, parts_of(system) if of_base else kept)
-    base = init.parent if init is not None and config.adapter is not None and is_saved(init.parent) else None
     train(system, data, options, config, content, parsed, options.low_res, base)
 
 
@@ -175,8 +176,15 @@ def _unused_classes(system: System, data: Data) -> str:
     return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
 
 
-def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: the options parsed, and those of the data for others."""
+def composed(parsed: ParsedOptions, data: Data, config: TrainConfig, saved: Path | None) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: the options parsed, and those of the data for others.
+
+    Args:
+        parsed: The options.
+        data: The data.
+        config: Options of training.
+        saved: The folder of a saved system whose weights the network begins with.
+    """
     found = keywords(parsed, data_shape=tuple(data.shape), bins=data.bins)
     name, own = found["backbone"]
     known = {option.path[-1] for option in part_options("backbone", name)}
@@ -184,5 +192,28 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
-    found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | own)
+    if saved is not None and not classes and "num_classes" not in own:
+        own = {key: value for key, value in own.items() if key != "null_class"}
+    backbone = (name, {key: value for key, value in wanted.items() if key in known} | own)
+    found["backbone"] = backbone if saved is None else for_size(backbone, saved, found["data_shape"])
     return {name: value for name, value in found.items() if name not in (*SOURCES, *OF_TRAINING, "adapter")}
+
+
+def for_size(backbone: tuple[str, Any], saved: Path, shape: tuple[int, ...]) -> tuple[str, Any]:
+    """Return a backbone with the layers of the saved one for data of another size, but for options of its own."""
+    from diffkit.protocols import ResizableBackbone
+    from diffkit.registry.resolve import resolve
+    from diffkit.runtime.run_layout import SPEC as SYSTEM_SPEC
+    from diffkit.system.loading import read_spec
+
+    name, options = backbone
+    spec = read_spec(saved / SYSTEM_SPEC)
+    was, settings = spec["parts"].get("backbone") or {}, spec["settings"]
+    if was.get("name") != name or len(settings["data_shape"]) != len(shape) or "codec" in settings:
+        return backbone
+    old, new = (resolve("backbone", (name, each))[0] for each in (was["options"], options))
+    if not isinstance(old, ResizableBackbone):
+        return backbone
+    other = old.resized(tuple(settings["data_shape"]), shape)
+    values = {each: (getattr(old, each), getattr(new, each), getattr(other, each)) for each in was["options"]}
+    return name, {**options, **{each: to for each, (of, own, to) in values.items() if to != of == own}}

@@ -24,13 +24,17 @@ from diffkit.cli.parsing.spelling import toml_spelling
 from diffkit.cli.parsing.values import check_path, conform, read, toml
 from diffkit.errors import Message, OptionError, Setting, SpecError, did_you_mean, joined, nearest
 from diffkit.presets import preset
-from diffkit.registry import KINDS
+from diffkit.registry import KINDS, SLOTS
 from diffkit.runtime.run_layout import SPEC
 from diffkit.runtime.strict_json import parse_toml, read_bytes, read_json
 from diffkit.training.config import RETIRED
 
 _FEW = 3
 """Unknown options that are each compared with those there are."""
+_LEVELS = ("num_steps", "train_spacing", "rescale_time", "clip_x_start")
+"""Settings of a system that its data does not decide."""
+_OF_DATA = ("num_classes", "low_res_channels")
+"""Options of a backbone that the data decides."""
 
 
 Place = tuple[str, ...]
@@ -57,7 +61,7 @@ Merged = Mapping[Place, tuple[Any, Layer | None]]
 
 
 def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
-    """Return what ``--preset`` and ``--config`` name on a command line, the lower one first.
+    """Return what ``--init``, ``--preset`` and ``--config`` name on a command line, the lowest one first.
 
     Where the line has only options of a part, such as ``--guidance.scale 2``, the part is that of the saved system.
 
@@ -71,6 +75,8 @@ def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
     if "preset" in named and spec.preset:
         set_above = {path[0] for layer in found for path in layer.values} | {word.partition("=")[0] for word in words}
         found.insert(0, _from_preset(named["preset"], spec, {key.lstrip("-").replace("-", "_") for key in set_above}))
+    elif spec.begins:
+        found = [*_from_init(words, found, spec), *found]
     chosen = {*named_on_line(words, spec.composed)} | {path[0] for layer in found for path in layer.values}
     changed = [k for k in spec.composed if k not in chosen and any(w.startswith(f"{spelled((k,))}.") for w in words)]
     return [_from_system(words, changed, spec), *found] if changed else found
@@ -82,14 +88,38 @@ def _from_system(words: Sequence[str], kinds: Collection[str], spec: CommandSpec
     file = next((file for file in files if _is_file(file)), None)
     if file is None:
         return _layer("", {}, spec)
-    saved = read_json(file, SpecError)
-    parts, settings = (each if isinstance(each := saved.get(name), Mapping) else {} for name in ("parts", "settings"))
+    parts, settings = _saved(file)
     sampler, sampling = parts.get("sampler"), settings.get("sampling")
     found = {
         "sampler": {**sampler.get("options", {}), "name": sampler.get("name")} if isinstance(sampler, dict) else None,
         "guidance": sampling.get("guidance") if isinstance(sampling, Mapping) else None,
     }
     return _layer(str(file), {kind: part for kind in kinds if isinstance(part := found[kind], Mapping)}, spec)
+
+
+def _from_init(words: Sequence[str], above: Sequence[Layer], spec: CommandSpec) -> list[Layer]:
+    """The system in the folder that ``--init`` names, but for what data decides, and parts named on the line or above.
+
+    Beside an adapter the system itself is loaded.
+    """
+    named = named_on_line(words, [*spec.slots, "init"])
+    taken = named.keys() | {path[0] for layer in above for path in layer.values}
+    if "init" not in named or "adapter" in taken or not _is_file(file := Path(named["init"], SPEC)):
+        return []
+    parts, settings = _saved(file)
+    table = {name: settings[name] for name in _LEVELS if isinstance(settings.get(name), int | str | list)}
+    for kind in SLOTS:
+        if kind not in taken and isinstance(part := parts.get(kind), Mapping) and part.get("name"):
+            own = {name: value for name, value in part.get("options", {}).items() if name not in _OF_DATA}
+            table[kind] = {**own, "name": part["name"]}
+    return [_layer(str(file), table, spec)]
+
+
+def _saved(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Parts and settings of a saved system, unchecked."""
+    saved = read_json(file, SpecError)
+    parts, settings = (each if isinstance(each := saved.get(name), Mapping) else {} for name in ("parts", "settings"))
+    return parts, settings
 
 
 def _is_file(path: Path) -> bool:

@@ -23,6 +23,7 @@ class CommandSpec:
         slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
         composed: Slots that a saved system fills; options of theirs alone change its part: ``--guidance.scale 2``.
+        begins: True if the folder that ``--init`` names decides the parts and levels that nothing else does.
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training", "sampling".
         classifier: Its presets are those of classifiers, not of systems.
@@ -34,6 +35,7 @@ class CommandSpec:
     slots: Mapping[str, str | None] = field(factory=dict)
     required: frozenset[str] = frozenset()
     composed: tuple[str, ...] = ()
+    begins: bool = False
     config: bool = False
     preset: tuple[str, ...] = ()
     classifier: bool = False

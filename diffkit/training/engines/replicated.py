@@ -72,7 +72,8 @@ class Replicated(MultiProcess):
         if unused:
             raise OptionError(
                 f"{len(unused)} parameters of the network took no part in its output (first: {unused[0]}), which "
-                "replicas cannot wait for; remove them, or freeze them by requires_grad_(False)"
+                "replicas cannot wait for; remove them, or train without them",
+                fix={"freeze": unused},
             )
         return super().gradient_norm(trained)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -111,9 +112,49 @@ def test_the_network_with_a_context_answers_as_in_diffusers():
         torch.testing.assert_close(found[1:], short, atol=1e-6, rtol=1e-5)
         none = [system.network(x, time.float(), context=c, context_mask=m) for c, m in ((0, None), (context, 0 * mask))]
         torch.testing.assert_close(*none, atol=1e-6, rtol=1e-5)
-    drawn = system.sample(2, steps=2, guidance=("cfg", {"scale": 2.0}), context=context[:1], progress=False)
-    assert drawn.shape == (2, 3, 8, 8)
+        low = copy.deepcopy(system.network).bfloat16()
+        low_x, low_context = x.bfloat16(), context.bfloat16()
+        padded = low(low_x, time.float(), context=low_context, context_mask=mask)
+        alone = low(low_x[1:], time[1:].float(), context=low_context[1:, :2])
+        for each, like in ((padded, found), (alone, short)):
+            torch.testing.assert_close(each.float(), like, atol=2e-2 * float(found.abs().max()), rtol=0)
     assert backbone.null_conditions() == {"context": 0.0} and backbone.context_width() == 5
+
+
+def test_prompts_of_one_row_with_padding_and_negative_ones_of_another_length():
+    backbone = DiffusersUNet2DCondition(**SMALL_CONDITION)
+    system = diffkit.compose(backbone=backbone, schedule="cosine", data_shape=(3, 8, 8), num_steps=4).eval()
+    prompt, negative, mask = torch.randn(1, 2, 5), torch.randn(1, 4, 5), torch.tensor([[1, 1, 0, 0, 0]])
+
+    def drawn(null: Any, **conditions: Any) -> Any:
+        guidance = ("cfg", {"scale": 2.0, "joint": False, "null": null})
+        return system.sample(2, seed=0, guidance=guidance, progress=False, **conditions)
+
+    expected = drawn({"context": negative.expand(2, -1, -1)}, context=prompt.expand(2, -1, -1))
+    torch.testing.assert_close(drawn({"context": negative}, context=prompt), expected, atol=1e-5, rtol=0)
+    null = {"context": negative, "context_mask": torch.ones(1, 4).long()}
+    padded = torch.cat([prompt, torch.ones(1, 3, 5)], 1)
+    torch.testing.assert_close(drawn(null, context=padded, context_mask=mask), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_network_with_a_context_compiles_to_one_graph():
+    from torch._dynamo.testing import CompileCounter
+
+    one_level = {
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    network = DiffusersUNet2DCondition(**SMALL_CONDITION | one_level).build((3, 8, 8), 3).eval()
+    counter = CompileCounter()
+    compiled = torch.compile(network, fullgraph=True, backend=counter)
+    x, time, mask = torch.randn(2, 3, 8, 8), torch.tensor([7.0, 999.0]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    for each in (mask, 1 - mask):
+        given = {"context": torch.randn(2, 4, 5), "context_mask": each}
+        torch.testing.assert_close(compiled(x, time, **given), network(x, time, **given), atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 def test_a_saved_system_samples_alike(tmp_path: Any):

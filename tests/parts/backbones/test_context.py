@@ -37,10 +37,13 @@ def test_weights_without_it_mean_the_same_to_the_bit(recipe):
     assert recipe(context=WIDTH).build(SHAPE, 2)(*inputs(SHAPE), context=0).count_nonzero() == 0
 
 
+RAGGED = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]])
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
 def test_padding_changes_nothing(network, dtype):
     x, time = inputs(SHAPE, 3)
-    context, mask = vectors(3, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]]).to(dtype)
+    context, mask = vectors(3, 4), RAGGED.to(dtype)
     padded = network(x, time, context=context.masked_fill(mask[..., None] == 0, torch.nan), context_mask=mask)
     alone = [network(x[i : i + 1], time[i : i + 1], context=context[i : i + 1, mask[i] != 0]) for i in range(3)]
     close(padded, torch.cat(alone), 1e-6)
@@ -49,6 +52,35 @@ def test_padding_changes_nothing(network, dtype):
         True,
         True,
     ]
+
+
+@torch.no_grad()
+def test_padding_changes_rounding_only_in_bfloat16(network):
+    x, time = inputs(SHAPE, 3)
+    context = vectors(3, 4)
+    want = network(x, time, context=context, context_mask=RAGGED)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [network(x, time, context=context, context_mask=RAGGED)]
+    x, context, network = x.bfloat16(), context.bfloat16(), network.bfloat16()
+    found.append(network(x, time, context=context, context_mask=RAGGED))
+    rows = range(3)
+    alone = [network(x[i : i + 1], time[i : i + 1], context=context[i : i + 1, RAGGED[i] != 0]) for i in rows]
+    for each in (*found, torch.cat(alone)):
+        close(each, want, 2e-2)  # that of test_bfloat16_agrees
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph(network):
+    from torch._dynamo.testing import CompileCounter
+
+    x, time = inputs(SHAPE, 3)
+    counter = CompileCounter()
+    compiled = torch.compile(network, fullgraph=True, backend=counter)
+    for mask in (RAGGED, 1 - RAGGED):
+        given = {"context": vectors(3, 4), "context_mask": mask}
+        close(compiled(x, time, **given), network(x, time, **given), 1e-6)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 def test_every_spelling_of_none_is_one(network):
