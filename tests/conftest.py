@@ -1,4 +1,4 @@
-"""One torch thread per worker, derandomized Hypothesis."""
+"""One torch thread per worker, derandomized Hypothesis, long tests first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ settings.register_profile(
     "default", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that take minutes first, the longest ahead, so that at the end no worker waits for one of them."""
+
+    def minutes(item: pytest.Item) -> float:
+        return max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("slow")), default=0)
+
+    items.sort(key=minutes, reverse=True)
 
 
 @pytest.fixture(autouse=True)

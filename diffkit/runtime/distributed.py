@@ -24,7 +24,9 @@ DAY = 24 * 3600.0
 LOG_TIMEOUT = 5.0
 """Seconds to ask the launcher's store whether an error has been logged already; without an answer it is logged."""
 JOIN_TIMEOUT = 1800.0
-"""Seconds to connect to the launcher, torch's default; a launcher that was killed never answers."""
+"""Seconds to connect to the first process, torch's default: another machine's may start much later."""
+AGENT_TIMEOUT = 60.0
+"""Seconds to connect to the launcher's own store, which is there before its processes: later it has been killed."""
 
 
 @frozen
@@ -148,7 +150,7 @@ def join_ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     long = timedelta(seconds=timeout)
-    store = _open_store(min(timeout, JOIN_TIMEOUT))
+    store = _open_store(min(timeout, AGENT_TIMEOUT if _uses_agent_store() else JOIN_TIMEOUT))
     store.set_timeout(long)
     dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=long)
     try:

@@ -106,7 +106,7 @@ def test_no_held_out_crop_overlaps_a_training_crop():
     assert held.shape == train.shape == (3, 8, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1.5)
 def test_one_command_writes_the_table_and_resumes_where_it_was(tmp_path):
     command = [sys.executable, "-m", "benchmarks.paper", "--size", "tiny", "--seeds", "1", "--workers", "1"]
     command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]

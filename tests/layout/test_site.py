@@ -159,7 +159,7 @@ def test_dead_links_and_things_from_elsewhere_are_found(tmp_path: Path):
     assert check.problems(tmp_path) == ["a.html: no #y", "a.html: no b.html#x", "a.html: loads https://cdn/x.js"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.skipif(not find_spec("furo"), reason="the site needs the extra docs")
 def test_the_site_builds_without_warnings_and_has_every_page(tmp_path: Path):
     line = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "doctrees"]

@@ -127,7 +127,7 @@ def run(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "folder", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PROJECTS]
+    "folder", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow(minutes=1)) for name in PROJECTS]
 )
 def test_the_tests_of_a_plugin_pass(folder: str):
     place = f"plugins/{folder}"
@@ -137,7 +137,7 @@ def test_the_tests_of_a_plugin_pass(folder: str):
     assert done.returncode == 0, done.stdout[-5000:]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_the_slow_tests_of_every_plugin_pass():
     done = run("pytest", "plugins", "-q", "-p", "no:cacheprovider", "-m", "slow", timeout=1800)
     assert done.returncode == 0, done.stdout[-5000:]

@@ -52,13 +52,15 @@ def test_half_an_environment_is_refused(monkeypatch, name, value, text):
         launched()
 
 
-def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch):
+@pytest.mark.parametrize("waits", ["JOIN_TIMEOUT", "AGENT_TIMEOUT"])
+def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch, waits):
     """Its processes, started but not joined when it was killed, would wait for as long as for the slowest."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("diffkit.runtime.distributed.JOIN_TIMEOUT", 1.0)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", str(waits == "AGENT_TIMEOUT"))
+    monkeypatch.setattr(f"diffkit.runtime.distributed.{waits}", 1.0)
     with pytest.raises(OptionError, match=r"do not find each other: .*; is their launcher alive"), join_ranks():
         pass

@@ -51,7 +51,7 @@ def test_what_the_demo_refuses(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 def test_the_whole_demo(tmp_path):
     report = demo.run(tmp_path, progress=False)
     assert report.recognised >= 0.97

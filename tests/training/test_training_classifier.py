@@ -248,7 +248,7 @@ def test_other_refusals(tmp_path):
         fit(tmp_path / "run", data=diffkit.data.LowRes(small, (2, 2)))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_it_guides_a_system_without_classes_to_the_class(tmp_path):
     """As a perceptron that was trained on clean digits only sees it."""
     torch.manual_seed(0)

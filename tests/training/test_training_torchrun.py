@@ -15,7 +15,7 @@ from training_support import checkpoints, content, lines, train
 
 from diffkit.errors import OptionError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=1)
 HERE = Path(__file__).parent
 
 JOB = """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from training_support import checkpoints, content, lines
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=1)
 HERE = Path(__file__).parent
 PATIENCE = 600.0
 """Seconds until a job counts as stuck; on an idle machine each takes some 20."""

@@ -16,11 +16,12 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError, needed
 from diffkit.runtime.strict_json import parse_json, reason
 from diffkit.runtime.weights_files import weights_record
 from diffkit.system.module import System
 from diffkit.tasks.exporting import host
+from diffkit.tasks.exporting.graph import first_line
 from diffkit.tasks.exporting.writing import FORMAT, LIBRARY, METADATA, ONNX, PROGRAM
 
 LIMITS = {PROGRAM: 5e-5, LIBRARY: 1e-4, ONNX: 2e-4}
@@ -83,10 +84,15 @@ def _zip_text(path: Path) -> str:
 
 
 def _onnx_text(path: Path) -> str:
-    import onnx
-
-    found = {each.key: each.value for each in onnx.load(path, load_external_data=False).metadata_props}
-    return str(found[METADATA])
+    with needed("onnx", "a file of ONNX"):
+        import onnx
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError:
+        raise
+    except Exception as error:  # of protobuf, whose errors share no class
+        raise ValueError(first_line(error)) from error
+    return str({each.key: each.value for each in model.metadata_props}[METADATA])
 
 
 def check_export(path: str | Path, system: System, *, examples: int = 3, seed: int = 0) -> Comparison:

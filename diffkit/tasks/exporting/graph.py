@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from diffkit.errors import OptionError
 
 _FOR_DEBUGGING = ("custom", "from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 """What nodes carry for people who debug torch: paths of this machine, and twenty times the size of the graph."""
+
+_OF_PYTORCH = ("aten", "prim", "prims", "profiler", "quantized")
+"""Namespaces of operators that any PyTorch has."""
 
 
 @frozen
@@ -51,12 +56,12 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
         inputs: Its inputs.
         what: What it is, for errors.
     Raises:
-        OptionError: torch cannot make it one graph.
+        OptionError: torch cannot make it one graph, or it has operators of other packages.
     """
     batch = Dim("batch")
     first, *others = ({each.batch_axis: batch} for each in inputs)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints the graphs in which it fails
             warnings.simplefilter("ignore")  # of torch about itself
             found = torch.export.export(
                 module,
@@ -65,9 +70,18 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
                 strict=False,
             )
     except Exception as error:  # torch raises dozens of kinds, and so does foreign code
-        raise OptionError(f"{what} cannot be exported as one graph: {first_line(error)}") from error
+        one_size = "Constraints violated (batch)" in str(error)
+        reason = "it computes batches of one size alone" if one_size else first_line(error)
+        raise OptionError(f"{what} cannot be exported as one graph: {reason}") from error
     if any(map(_records_gradients, _nodes(found.graph_module))):
         raise OptionError(f"{what} cannot be exported as one graph: it computes gradients, which no file holds")
+    if any(map(_is_constant, _nodes(found.graph_module))):
+        raise OptionError(
+            f"{what} cannot be exported as one graph: it makes a tensor of numbers (torch.tensor, NumPy) in each step; "
+            "make it a buffer of the network"
+        )
+    if foreign := sorted({str(node.target) for node in _nodes(found.graph_module) if _is_foreign(node)}):
+        raise OptionError(f"{what} needs the operator {foreign[0]}, which is not PyTorch's own; use those of PyTorch")
     for node in _nodes(found.graph_module):
         for name in _FOR_DEBUGGING:
             node.meta.pop(name, None)
@@ -75,9 +89,10 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error that says something, or its kind."""
+    """Return the line of an error that explains it, or the first that says something, or its kind."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if len(line) > 3), type(error).__name__)
+    explained = (line.removeprefix("Explanation: ") for line in lines if line.startswith("Explanation: "))
+    return next(explained, next((line for line in lines if len(line) > 3), type(error).__name__))
 
 
 def _nodes(graph_module: nn.Module) -> Iterator[torch.fx.Node]:
@@ -88,3 +103,13 @@ def _nodes(graph_module: nn.Module) -> Iterator[torch.fx.Node]:
 
 def _records_gradients(node: torch.fx.Node) -> bool:
     return str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is True
+
+
+def _is_foreign(node: torch.fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target.namespace not in _OF_PYTORCH
+
+
+def _is_constant(node: torch.fx.Node) -> bool:
+    """Whether a graph holds a tensor that is none of the program's inputs, which no file can hold."""
+    return node.op == "get_attr" and isinstance(getattr(node.graph.owning_module, str(node.target), None), Tensor)

@@ -32,6 +32,8 @@ FORMAT = 1
 METADATA = "diffkit.json"
 """Name under which a file holds what it is: of the extra file in it, or of its property."""
 PROGRAM, LIBRARY, ONNX = "torch.export", "AOTInductor", "ONNX"
+_MOST_OF_ONNX = 1_500_000_000
+"""Bytes of weights from which on torch would write them into a second file; a file of ONNX holds 2 GB."""
 
 
 @shows_options(JobOptions)
@@ -78,6 +80,8 @@ def export(
         raise OptionError("compile is for calls of the system; use compiled=True to compile the file")
     if given.pop("seed", None) is not None:
         raise OptionError("a file has no seed: its noise is given at each call")
+    if not loop:
+        _refuse_sampling({**options_in(options, JobOptions), "draw_noise": draw_noise})
     job = system.prepare(2, **given, **conditions)
     taken = _conditions(job, conditions)
     module, inputs, what = _sampling(system, job, taken, draw_noise) if loop else _network(job, taken)
@@ -95,12 +99,20 @@ def export(
     return path
 
 
+def _refuse_sampling(options: Mapping[str, Any]) -> None:
+    """Raise `OptionError` if an option has no effect on the network alone."""
+    for name, value in options.items():
+        if name != "model" and value is not None and value is not False:
+            raise OptionError(f"{name} is of sampling, and the graph is the network alone", fix={"loop": True})
+
+
 def _kind(path: Path, compiled: bool, draw_noise: bool) -> str:
     """What the file is; checks what it needs."""
     if path.suffix not in (".pt2", ".onnx"):
         raise OptionError(f"an exported graph is a file that ends in .pt2 or .onnx, got {path.name!r}")
-    if not path.parent.is_dir():
-        raise OptionError(f"{path.parent} is no folder; make it first")
+    if path.is_dir() or not path.parent.is_dir():
+        what = f"{path} is a folder; name a file" if path.is_dir() else f"{path.parent} is no folder; make it first"
+        raise OptionError(what)
     if path.suffix == ".onnx":
         if compiled or draw_noise:
             name = "compiled" if compiled else "draw_noise"
@@ -184,7 +196,7 @@ def _record(
         "steps": job.program().num_steps if loop else None,
         "inputs": [each.record for each in inputs],
         "output": {"name": "samples" if loop else "output", "shape": ["batch", *shape]},
-        "draws_noise": draw_noise,
+        "draws_noise": draw_noise and job.program().stochastic,
         "device": str(job.device),
         "system": spec,
         "weights": None if network is None else weights_record(network.state_dict()),
@@ -224,18 +236,18 @@ def _write_program(program: ExportedProgram, path: Path, record: Mapping[str, An
 
 @torch.no_grad()
 def _write_library(program: ExportedProgram, path: Path, record: Mapping[str, Any]) -> None:
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, config
+
+    configs: dict[str, Any] = {"aot_inductor.metadata": {METADATA: json.dumps(record)}}
+    if hasattr(config.aot_inductor, "check_lowerbound"):  # which would refuse one example
+        configs["aot_inductor.check_lowerbound"] = False
 
     # the function wants this ending, which the file that is replaced has not
     made = path.with_name(f"{path.name}.pt2")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            aoti_compile_and_package(
-                program,
-                package_path=str(made),
-                inductor_configs={"aot_inductor.metadata": {METADATA: json.dumps(record)}},
-            )
+            aoti_compile_and_package(program, package_path=str(made), inductor_configs=configs)
         made.replace(path)
     except OSError:
         raise
@@ -248,6 +260,9 @@ def _write_library(program: ExportedProgram, path: Path, record: Mapping[str, An
 @torch.no_grad()
 def _write_onnx(program: ExportedProgram, path: Path, record: Mapping[str, Any]) -> None:
     names = [each["name"] for each in record["inputs"]]
+    size = sum(each.numel() * each.element_size() for each in program.state_dict.values())
+    if size > _MOST_OF_ONNX:
+        raise OptionError(f"{size / 1e9:.1f} GB of weights do not fit into a file of ONNX; export a .pt2 file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -7,16 +7,20 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from fresh_environments import fresh_environment
+from lanes import in_lanes
 
 import diffkit
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.guidance import DPS, ClassifierFree
 from diffkit.registry import registry
-from diffkit.tasks.exporting import check_export, export
+from diffkit.tasks.exporting import check_export, export, host
 from diffkit.tasks.exporting.checking import read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch.export.load
@@ -53,6 +57,22 @@ def calls(graph_module, target):
     )
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The Python of an environment that has PyTorch and NumPy, and not diffkit."""
+    found = fresh_environment(tmp_path_factory.mktemp("environment"), "torch", "numpy")
+    done = subprocess.run([found, "-I", "-c", "import numpy, diffkit"], capture_output=True, text=True, check=False)
+    assert "No module named 'diffkit'" in done.stderr
+    return found
+
+
+def checked(path, system, python, **options):
+    """What `check_export` finds if the file is run by a Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(python))
+        return check_export(path, system, **options)
+
+
 def test_the_file_gives_the_same_bits_in_a_process_without_diffkit(tmp_path):
     system = made()
     path = export(system, tmp_path / "walk.pt2", sampler="ancestral", steps=5, guidance=ClassifierFree(2.0))
@@ -75,13 +95,20 @@ def test_a_system_that_takes_nothing_but_noise(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guidance", [None, ("cfg", {"scale": 2.0}), ("cfg", {"scale": 2.0, "joint": False})])
-@pytest.mark.parametrize("sampler", registry("sampler").built_in_names())
-def test_every_sampler(sampler, guidance, tmp_path):
-    system = made()
-    program = _program(system, tmp_path, sampler, guidance)
-    for batch in range(1, 10):
-        _compare(system, program, sampler, guidance, batch)
+def test_a_system_without_conditions(tmp_path, python):
+    system = diffkit.compose(schedule="cosine", backbone=("mlp", dict(hidden=16, depth=1)), data_shape=(2,))
+    path = export(system, tmp_path / "walk.pt2", sampler="ddim", steps=3)
+    assert checked(path, system, python).difference == 0
+
+
+@in_lanes(slow=10, parts=3)
+def test_every_sampler(chosen, tmp_path):
+    system, scale = made(), {"scale": 2.0}
+    several = [None, ("cfg", scale), ("cfg", {**scale, "joint": False})]
+    for sampler, guidance in chosen(list(product(registry("sampler").built_in_names(), several))):
+        program = _program(system, tmp_path, sampler, guidance)
+        for batch in range(1, 10):
+            _compare(system, program, sampler, guidance, batch)
 
 
 @pytest.mark.slow
@@ -108,7 +135,7 @@ def _compare(system, program, sampler, guidance, batch):
     with torch.no_grad():
         expected = job.finish(steps, range(batch), x.clone(), lambda: next(drawn), lambda _: None)
         found = program(x, *given, y)
-    assert torch.equal(found, expected), float((found - expected).abs().max())
+    assert torch.equal(found, expected), (sampler, guidance, batch, float((found - expected).abs().max()))
 
 
 @pytest.mark.slow
@@ -165,10 +192,10 @@ def test_the_null_class_may_be_given(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_network_alone(tmp_path):
+def test_the_network_alone(tmp_path, python):
     system = made("dit", var="learned_range", loss="hybrid")
     path = export(system, tmp_path / "f.pt2", loop=False)
-    assert check_export(path, system).difference == 0
+    assert checked(path, system, python).difference == 0
     assert read_metadata(path)["output"]["shape"] == ["batch", 2, 8, 8]
 
 
@@ -176,22 +203,34 @@ def test_the_network_alone(tmp_path):
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_onnx(backbone, loop, tmp_path):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    python = fresh_environment(tmp_path / "environment", "onnxruntime", "numpy")
     system = made(backbone)
     options = dict(sampler="dpmpp_2m", steps=5, guidance=("cfg", {"scale": 2.0})) if loop else {}
-    found = check_export(export(system, tmp_path / "f.onnx", loop=loop, **options), system)
+    path = export(system, tmp_path / "f.onnx", loop=loop, **options)
+    found = checked(path, system, python)
     assert found.ok, str(found)
+    more = {"y": np.zeros(2, np.int64)} if loop else {"time": np.ones(2, np.float32), "y": np.zeros(2, np.int64)}
+    with pytest.raises(Exception, match="Got invalid dimensions for input: x"):  # of ONNX Runtime
+        onnxruntime.InferenceSession(path).run(
+            None, {"x": np.zeros((2, *system.data_shape[:-1], 5), np.float32), **more}
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mlp", "unet"])
-def test_a_compiled_file(backbone, tmp_path):
+def test_a_compiled_file(backbone, tmp_path, python):
     system = made(backbone)
     path = export(system, tmp_path / "f.pt2", sampler="dpmpp_2m", steps=5, compiled=True)
-    found = check_export(path, system)
-    assert found.ok, str(found)
+    for examples in (1, 3):
+        found = checked(path, system, python, examples=examples)
+        assert found.ok, str(found)
     assert list(tmp_path.iterdir()) == [path]
+    shape = (2, *system.data_shape[:-1], 5)
+    with pytest.raises(RuntimeError, match=r"unmatched dim value at \d, expected: \d, but got: 5"):
+        host.load(str(path))(np.zeros(shape, np.float32), np.zeros(2, np.int64))
 
 
 @pytest.mark.slow
@@ -221,12 +260,18 @@ def refused(**options):
 
 
 def test_arguments_that_make_no_sense(tmp_path):
+    folder = tmp_path / "folder.pt2"
+    folder.mkdir()
     assert "ends in .pt2 or .onnx, got 'f.pt'" in refused(path=tmp_path / "f.pt")
     assert "is no folder" in refused(path=tmp_path / "none" / "f.pt2")
+    assert "is a folder; name a file" in refused(path=folder)
+    of_network = dict(path=tmp_path / "f.pt2", loop=False)
+    assert refused(**of_network, steps=3) == "steps is of sampling, and the graph is the network alone; use loop=True"
+    assert refused(**of_network, draw_noise=True).startswith("draw_noise is of sampling")
     assert "ONNX has neither" in refused(path=tmp_path / "f.onnx", compiled=True)
     assert "a file has no seed" in refused(path=tmp_path / "f.pt2", seed=3)
     assert "use compiled=True" in refused(path=tmp_path / "f.pt2", compile="step")
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.slow
@@ -242,6 +287,24 @@ def test_guidance_that_differentiates_is_named_and_leaves_no_file(tmp_path):
         measurement=torch.zeros(2, 1),
     )
     assert text.startswith("sampler 'ddim' with guidance 'DPS' cannot be exported as one graph: it computes gradients")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_operator_that_is_not_pytorchs_own_is_refused(tmp_path):
+    @torch.library.custom_op("of_this_test::double", mutates_args=())
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    double.register_fake(torch.empty_like)
+
+    class Doubles(torch.nn.Module):
+        def forward(self, x, time):
+            return double(x)
+
+    system = diffkit.compose(backbone=Doubles(), data_shape=(2,), bins=None)
+    text = refused(system=system, path=tmp_path / "f.pt2", sampler="ddim", steps=3)
+    assert text.startswith("sampler 'ddim' needs the operator of_this_test.double.default, which is not")
     assert not list(tmp_path.iterdir())
 
 
