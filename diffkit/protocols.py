@@ -1007,11 +1007,14 @@ class Codec(Part, Protocol):
         affine: True if `decode` is affine, so that what is linear in data is linear in latents, but for a constant.
         elementwise: True if each latent depends on the value of data in its place alone: a mask of data is one of
             latents.
+        spatial: True if latents have the axes of data, with sides divided by whole numbers, and stand for the blocks of
+            data in their places: a mask of data that is shrunk so is one of latents.
     """
 
     exact: ClassVar[bool] = True
     affine: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
+    spatial: ClassVar[bool] = False
 
     def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the latents of one example, (C, *S), from that of its data; the same by default.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from diffkit.errors import UNSET, OptionError
 from diffkit.evaluation.sample_folder import SampleFolder
 from diffkit.evaluation.sample_folder import digest as label_digest
 from diffkit.evaluation.sampling import Sampling, digest, fingerprint
-from diffkit.evaluation.saved_guidance import described
+from diffkit.evaluation.saved_guidance import described, without_defaults
 from diffkit.runtime.distributed import Ranks
 from diffkit.runtime.images import need_pillow
 from diffkit.runtime.output import log, note
@@ -62,7 +63,8 @@ def sample_folder(
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
     facts = _facts(sampling, loaded[0], formats, precision)
     shape = saved.final.data_shape
-    folder = SampleFolder(out, tuple(formats), sampling.batches, sampling.labels, names, shape, facts)
+    updated = partial(_updated, sampling)
+    folder = SampleFolder(out, tuple(formats), sampling.batches, sampling.labels, names, shape, facts, updated)
     ranks.rank_zero(lambda: folder.check(overwrite))
     return folder
 
@@ -161,6 +163,12 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         **({"precision": precision} if precision != "fp32" else {}),
         **({"compile": "step" if compiled is True else compiled} if compiled else {}),
     }
+
+
+def _updated(sampling: Sampling, old: dict[str, Any]) -> dict[str, Any]:
+    """Return facts that an earlier version wrote with all options of the guidance, as `_facts` has them."""
+    words, guidance = old.get("guidance"), sampling.options.get("guidance")
+    return {**old, "guidance": without_defaults(words, guidance)} if isinstance(words, str) else old
 
 
 def _digest_of(conditions: Mapping[str, NDArray[Any]]) -> str:

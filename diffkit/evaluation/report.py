@@ -361,9 +361,9 @@ def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterato
     places = np.unique(np.linspace(0, len(moments) - 1, min(_MOMENTS, len(moments))).round().astype(int))
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
-    noisy = [system.from_latents(moments[i].x / s) for i, s in zip(places, total_std, strict=True)]
+    noisy = [system.to_drawn(system.from_latents(moments[i].x / s)) for i, s in zip(places, total_std, strict=True)]
     yield ReportFigure(f"From noise to samples: data at levels {levels}.", None, _embed_strip(noisy))
-    estimates = [system.from_latents(moments[i].x_start) for i in places]
+    estimates = [system.to_drawn(system.from_latents(moments[i].x_start)) for i in places]
     yield ReportFigure("The network's estimates of the clean data at the same levels.", None, _embed_strip(estimates))
 
 
@@ -377,7 +377,7 @@ def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | Non
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return ReportFigure(caption, None, _embed_images(x, columns or max(1, round(len(x) ** 0.5))))
+    return ReportFigure(caption, None, _embed_images(run.system.to_drawn(x), columns or max(1, round(len(x) ** 0.5))))
 
 
 def _embed_strip(steps: Sequence[Tensor]) -> str:

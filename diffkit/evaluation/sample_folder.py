@@ -18,7 +18,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -61,6 +61,7 @@ class SampleFolder:
         names: Name of each sample's class; empty without classes.
         shape: Of one sample, (C, *S).
         facts: Facts that must be the same to resume, plain data.
+        updated: Returns the facts of a folder begun by an earlier version as this one writes them.
     """
 
     out: Path
@@ -70,6 +71,7 @@ class SampleFolder:
     names: tuple[str, ...]
     shape: tuple[int, ...]
     facts: Mapping[str, Any]
+    updated: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     @property
     def count(self) -> int:
@@ -101,7 +103,7 @@ class SampleFolder:
 
     def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
         """The options of the samples already in the folder, with as many classes as now if those are the same."""
-        old = {"noise": "generators", **old}  # folders begun before the noise had a name
+        old = self.updated({"noise": "generators", **old})  # folders begun before the noise had a name
         if self.labels is None or "classes" not in old or not isinstance(old.get("n"), int):
             return old
         same = old["n"] > self.count or old["classes"] == digest(self.labels[: old["n"]])

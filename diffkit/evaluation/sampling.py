@@ -107,7 +107,7 @@ class Sampling:
         job, here = self.job(rows), range(len(rows))
         noise_fn = noise_for(self.seed, rows, job.parts.data_shape, job.device)
         z = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
-        return self.saved.system.from_latents(z)
+        return job.from_latents(z)
 
     def _conditions(self, rows: range) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,29 @@ from diffkit.weights import load_classifier
 
 
 def described(guidance: Guidance | None) -> str | None:
-    """Return words that stand for a guidance, its networks' weights included."""
-    networks = () if guidance is None else networks_of([guidance])
-    if not networks:
+    """Return words that stand for a guidance: its options but for defaults, its networks' weights included."""
+    if guidance is None or not attrs.has(type(guidance)):
         return None if guidance is None else repr(guidance)
-    fields = [field for field in attrs.fields(type(guidance)) if field.init]  # type: ignore[arg-type]  # every guidance is an attrs class
-    values = {field.name: getattr(guidance, field.name) for field in fields}
-    options = ", ".join(f"{name}={_weights(v) if v in networks else repr(v)}" for name, v in values.items())
+    networks = networks_of([guidance])
+    options = ", ".join(
+        f"{field.name}={_weights(value) if value in networks else repr(value)}"
+        for field in _options(guidance)
+        if (value := getattr(guidance, field.name)) in networks or repr(value) != repr(field.default)
+    )
     return f"{type(guidance).__name__}({options})"
+
+
+def without_defaults(description: str, guidance: Guidance | None) -> str:
+    """Return a description of an earlier version, which has all of its options, as `described` has it."""
+    for field in _options(guidance):
+        at_default = re.escape(f"{field.name}={field.default!r}")
+        description = re.sub(rf"(?<=\(){at_default}(, |(?=\)))|, {at_default}(?=[,)])", "", description)
+    return description
+
+
+def _options(guidance: Guidance | None) -> list[attrs.Attribute[Any]]:
+    known = attrs.fields(type(guidance)) if attrs.has(type(guidance)) else ()
+    return [field for field in known if field.init]
 
 
 def by_worse_system(folder: Path, saved: Saved, **options: Any) -> Guidance:

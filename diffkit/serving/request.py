@@ -124,10 +124,11 @@ class Request(Future[Tensor]):
         return first and self.set_running_or_notify_cancel()
 
     def _finish(self) -> None:
-        if self._x.is_cpu:
-            check_finite(self._x)
+        samples = self._job.from_latents(self._x)
+        if samples.is_cpu:
+            check_finite(samples)
         if self.settle():
-            self.set_result(self._x)
+            self.set_result(samples)
 
     def _take_step(self) -> None:
         i, outputs = self._step, self._outputs

@@ -198,7 +198,8 @@ class CascadeJob:
                 for rows in job.batches(self.calls[number]["batch_size"]):
                     places = range(first + rows.start, first + rows.stop)
                     noise_fn = noise_for(seed, places, job.parts.data_shape, job.device)
-                    out.append(job.finish(program, rows, job.begin(rows, noise_fn), noise_fn, advance))
+                    z = job.finish(program, rows, job.begin(rows, noise_fn), noise_fn, advance)
+                    out.append(job.from_latents(z))
             samples = torch.cat(out)
             if samples.device.type == "cpu":
                 check_finite(samples, first)
@@ -237,7 +238,7 @@ class CascadeJob:
     def _small(self, number: int, samples: Tensor, first: int) -> dict[str, Any]:
         """The small images of a stage: samples of the one before, with noise; and its level where that is read."""
         before, level = self.cascade.systems[number - 1], self.cascade.noise[number - 1]
-        small = samples.clamp(-1, 1) if before.decoder.bounded else samples
+        small = samples.clamp(-1, 1) if before.bounded else samples
         if level > 0:
             seed, places = _seed_of(self.seed, number, 1), range(first, first + self.n)
             small = with_noise(small, level, noise_for(seed, places, before.data_shape, small.device)())

@@ -33,7 +33,7 @@ def checked_data(x_start: Tensor, data_shape: tuple[int, ...], bounded: bool) ->
     if not isinstance(x_start, Tensor):
         raise OptionError(
             f"x_start must be a tensor (B, {_joined(data_shape)}), got {type(x_start).__name__}; "
-            "a data set is scored by score_data of diffkit.evaluation.scoring"
+            "a data set is scored by diffkit.evaluation.scoring.Scoring(system, data).bound()"
         )
     if x_start.ndim != len(data_shape) + 1 or x_start.shape[1:] != data_shape:
         raise OptionError(f"x_start must have shape (B, {_joined(data_shape)}), got {tuple(x_start.shape)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffkit.errors import OptionError, ProtocolError
+from diffkit.errors import DiffkitError, OptionError, ProtocolError
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.protocols import AutoencoderCodec, Codec, Composition
 from diffkit.system.randomness import Purpose, key, keys, normals
@@ -84,6 +84,28 @@ def _checked(what: str, codec: Codec, found: Tensor, shape: tuple[int, ...], dty
             f"{tuple(found.shape)}"
         )
     return found
+
+
+def check_autoencoder(parts: Composition, data_shape: tuple[int, ...]) -> None:
+    """Raise if the module of an autoencoder takes no data of this shape, or gives other shapes than declared.
+
+    It is one on the meta device, so that nothing is computed. A module that cannot run there is checked at its first
+    real call.
+    """
+    x = torch.zeros(2, *data_shape, device="meta")
+    try:
+        with torch.no_grad():
+            from_latents(parts, to_latents(parts, x), data_shape)
+    except (DiffkitError, NotImplementedError) as error:
+        if isinstance(error, DiffkitError):
+            raise
+    except Exception as error:  # a module of the caller's own may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "meta" not in reason:
+            raise OptionError(
+                f"{parts.label('codec')}: its module takes no data of shape {data_shape} ({reason}); give one with "
+                "encode(x), mean and log-variance (B, 2 C, *S), and decode(z), made for such data"
+            ) from error
 
 
 def check_likelihood(parts: Composition) -> None:

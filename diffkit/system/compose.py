@@ -49,6 +49,7 @@ from diffkit.runtime.files import unwrap_module
 from diffkit.spacing import Spacing
 from diffkit.system.building import bounded
 from diffkit.system.call_parts import noise_problems
+from diffkit.system.codec import check_autoencoder
 from diffkit.system.codec_files import open_codec
 from diffkit.system.coefficients import scalings
 from diffkit.system.learned import build_modules
@@ -192,6 +193,8 @@ def compose(
     )
     _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
+    if "codec" in frozen:
+        check_autoencoder(attrs.evolve(parts, codec_module=_without_values(frozen["codec"])), settings.data_shape)
     network = _build(recipe, parts, place, time_argument, time_to_argument)
     return System(parts, settings, network, trained, frozen)
 

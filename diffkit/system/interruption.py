@@ -26,7 +26,7 @@ def sample_resumably(
     resume: str | Path,
     advance: Callable[[int], None],
 ) -> list[Tensor]:
-    """Return the samples of each batch, going on from a file, which an interruption leaves and the end removes.
+    """Return the latents of each batch, going on from a file, which an interruption leaves and the end removes.
 
     Args:
         job, program, batches, start: Of the call.

@@ -148,6 +148,11 @@ class System(nn.Module):
         return bins_of(self.settings)
 
     @property
+    def bounded(self) -> bool:
+        """Whether data lies in [-1, 1]."""
+        return self.decoder.bounded if self.parts.codec is None else self.bins is not None
+
+    @property
     def backbone(self) -> nn.Module | None:
         """Another name of `network`."""
         return self.network
@@ -194,8 +199,7 @@ class System(nn.Module):
 
     def checked(self, x_start: Tensor) -> Tensor:
         """Return data, (B, C, *S), as float32 or float64, or raise `OptionError` if it is not data of this system."""
-        bounded = self.decoder.bounded if self.parts.codec is None else self.bins is not None
-        return checked_data(x_start, self.data_shape, bounded)
+        return checked_data(x_start, self.data_shape, self.bounded)
 
     def to_latents(self, x_start: Tensor) -> Tensor:
         """Return data as the network sees it: its latents by the codec, or the data itself without one.
@@ -208,6 +212,16 @@ class System(nn.Module):
     def from_latents(self, z: Tensor) -> Tensor:
         """Return the data of latents, (B, C, *S): in the user's units, as `sample` returns it."""
         return codec.from_latents(self.parts, z, self.data_shape)
+
+    def to_drawn(self, x: Tensor) -> Tensor:
+        """Return data as it is drawn, in [-1, 1]: data in units of its own from the lowest value of all to the highest.
+
+        Data has such units if there is a codec and it has no bins. The rest is unchanged.
+        """
+        if self.parts.codec is None or self.bins is not None:
+            return x
+        low, high = x.amin(), x.amax()
+        return (x - low) * (2 / (high - low).clamp_min(1e-30)) - 1
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -332,7 +346,8 @@ class System(nn.Module):
         total, show = len(batches) * program.num_steps, options.get("progress", True)
         with job.running(f"sampling {n}", total, show) as advance:
             if resume is not None:
-                out = sample_resumably(job, program, batches, start, resume, advance)
+                found = sample_resumably(job, program, batches, start, resume, advance)
+                out = [self.from_latents(z) for z in found]
             for rows in batches if resume is None else ():
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
@@ -546,6 +561,7 @@ class System(nn.Module):
             self._clips(options.get("clip")),
             x_transform,
             conditions,
+            self.from_latents,
             check_compile(options.get("compile", False), self.device),
             checked_final(options.get("final", "zero")),
         )

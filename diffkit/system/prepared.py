@@ -60,6 +60,7 @@ class SamplingJob:
         clip: Clip the estimate of x_start to [-1, 1].
         transform: Applied to the estimate of x_start before clipping, or None.
         conditions: Keywords for network and guidance, tensors on the system's device.
+        from_latents: Makes data of what the steps end with: `System.from_latents`.
         compile, final: As in `System.sample`.
     """
 
@@ -74,6 +75,7 @@ class SamplingJob:
     clip: bool
     transform: Transform | None
     conditions: Mapping[str, Any]
+    from_latents: Callable[[Tensor], Tensor]
     compile: Compile = False
     final: str = "zero"
 

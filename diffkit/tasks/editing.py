@@ -55,7 +55,7 @@ def image_to_image(
     top = check_integer("level", level, ge=1, le=system.num_steps)
     steps = (system.settings.sampling or {}).get("steps") if "steps" not in options else options["steps"]
     lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
-    image = to_latents(system.parts, images_for(system, "image", image, n))
+    image = images_for(system, "image", image, n)
     options["steps"] = [*lower_levels, top]
     job = system.prepare(len(image), **options)
     program, batches, out = job.program(), job.batches(batch_size), []
@@ -63,7 +63,7 @@ def image_to_image(
     with job.running(f"image to image {job.n}", len(batches) * program.num_steps, progress) as advance:
         for rows in batches:
             noise_fn = job.noise(rows)
-            x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
+            x = alpha * to_latents(system.parts, image[rows.start : rows.stop]) + sigma * noise_fn()
             out.append(system.from_latents(job.finish(program, rows, x, noise_fn, advance)))
     return torch.cat(out)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import OptionError
@@ -19,6 +20,7 @@ from diffkit.system.sampling import Program, route_of
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
 
+_POOLS = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 Move = tuple[int, int]
 """A move from one level of the table in use to another: down by a step, or up by adding noise."""
 
@@ -47,6 +49,9 @@ def inpaint(
     Values of ``known`` between 0 and 1 are a soft mask: where it is 1 - s, the image is replaced down to level s T, and
     the network is free below, so that s is the strength of `image_to_image` for each value.
 
+    Of an autoencoder's latents those are replaced that stand for known values alone. In the result the known values are
+    those of the image.
+
     Args:
         system: The system; it needs no training for this.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1]; values of its unknown part have no effect, and may be NaN.
@@ -64,12 +69,8 @@ def inpaint(
         arXiv:2011.13456, appendix I.2. Soft masks: Levin & Fried 2023, arXiv:2306.00950, algorithm 1.
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
-    if (codec := system.parts.codec) is not None and not codec.elementwise:
-        raise OptionError(
-            f"{system.parts.label('codec')} mixes known and unknown values in latents; call diffkit.tasks.solve with "
-            "method=('dps', {'operator': diffkit.tasks.masked(known)})"
-        )
     image, mask = image_and_mask(system, image, known, n)
+    latent_mask = _latent_mask(system, mask)
     job = system.prepare(len(image), **options)
     if route_of(job.parts.sampler, job.table) is not None:
         label = job.parts.label("sampler")
@@ -79,13 +80,28 @@ def inpaint(
     program, first_step = job.restarting_program(runs), _first_steps(runs)
     batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
-    z, out = to_latents(system.parts, image), list[Tensor]()
+    out = list[Tensor]()
     with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _InpaintingBatch(job, program, rows, z[part], mask[part])
-            out.append(painting.follow(moves, first_step, advance))
-    return torch.where(mask >= 1, image, system.from_latents(torch.cat(out)))
+            z = to_latents(system.parts, image[part])
+            painting = _InpaintingBatch(job, program, rows, z, latent_mask[part])
+            out.append(job.from_latents(painting.follow(moves, first_step, advance)))
+    return torch.where(mask >= 1, image, torch.cat(out))
+
+
+def _latent_mask(system: System, mask: Tensor) -> Tensor:
+    """Return how much of each latent is known, (n, C, *S): as much as of every value of data that it stands for."""
+    codec, shape = system.parts.codec, system.parts.data_shape
+    if codec is None or codec.elementwise:
+        return mask
+    with_dps = "call diffkit.tasks.solve with method=('dps', {'operator': diffkit.tasks.masked(known)})"
+    if not codec.spatial:
+        raise OptionError(f"{system.parts.label('codec')} mixes known and unknown values in latents; {with_dps}")
+    unknown = _POOLS[len(shape) - 2](1 - mask.amin(1, keepdim=True), shape[1:])
+    if bool((mask > 0).any()) and bool((unknown == 1).all()):
+        raise OptionError(f"no latent is known, as known values are fewer than one stands for; {with_dps}")
+    return (1 - unknown).expand(-1, *shape)
 
 
 def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:

@@ -23,7 +23,7 @@ class Rollout:
 
     Attributes:
         job: The call, with sampler, steps, guidance and conditions.
-        x: Data before each step, and after the last, (steps + 1, B, C, *S).
+        x: Data, or latents, before each step and after the last, (steps + 1, B, C, *S).
         states: The sampler's state before each step.
         noise: Noise of each step, (steps, B, C, *S); None if the sampler is deterministic.
     """
@@ -36,7 +36,7 @@ class Rollout:
     @property
     def samples(self) -> Tensor:
         """The samples, (B, C, *S): those of `System.sample` with the same arguments."""
-        return self.x[-1]
+        return self.job.from_latents(self.x[-1])
 
     @property
     def num_steps(self) -> int:

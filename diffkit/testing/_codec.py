@@ -22,6 +22,7 @@ _SHAPES = ((2,), (1, 6), (3, 4, 4), (1, 8, 8), (3, 16, 16), (3, 32, 32))
 _ENOUGH = 3
 """Number of shapes that a codec is tried with."""
 _ROWS = 3
+_FEW_PLACES = 4
 _MOST_VALUES = 200
 """Largest number of values of an example whose Jacobian is computed."""
 
@@ -178,6 +179,28 @@ def elementwise_as_declared(part: Codec) -> None:
             changed[1] += 0.05
             moved = (function(changed.view_as(at)).flatten() != before).nonzero().flatten().tolist()
             require(moved == [1], f"a change by {name} at place 1 alone", f"at places {moved[:8]}", where)
+
+
+@check("codec")
+def spatial_as_declared(part: Codec) -> None:
+    """With spatial = True the sides of latents divide those of data, and data in a corner changes latents there most.
+
+    Usually: spatial = True for a codec that flattens, transposes or transforms the axes of data.
+    """
+    if not part.spatial:
+        raise NotApplicableError("it is not declared as spatial")
+    for codec, shape, where in _fitting(part):
+        latent = codec.latent_shape(shape)
+        good = len(latent) == len(shape) and not any(a % b for a, b in zip(shape[1:], latent[1:], strict=True))
+        require(good, f"latents of {len(shape) - 1} axes, whose sides divide {shape[1:]}", latent, where)
+        if min(latent[1:]) < _FEW_PLACES:  # norms over so few places spread every change
+            continue
+        x = _data(shape, 1)
+        changed = x.clone()
+        changed[(..., *(slice(a // b) for a, b in zip(shape[1:], latent[1:], strict=True)))] += 0.5
+        moved = (codec.encode(changed) - codec.encode(x)).abs().sum(1)[0]
+        at = [int(place) for place in torch.unravel_index(moved.argmax(), moved.shape)]
+        require(max(at) <= 1, "the largest change in the corner or beside it", f"at {at}", where)
 
 
 @check("codec")

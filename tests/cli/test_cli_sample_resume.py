@@ -172,6 +172,17 @@ def test_a_folder_records_its_noise(command: Command, refused: Refused, saved: P
     assert "\n  noise that another version of diffkit drew\n" in refused(*arguments(saved, out))
 
 
+def test_guidance_gets_options(command: Command, saved: Path, tmp_path: Path):
+    """Folders begun when descriptions had every option, and guidance fewer, go on."""
+    words = [*arguments(saved, tmp_path / "out"), "--guidance", "cfg", "--guidance.scale", "2"]
+    assert command(*words).code == 0
+    path = tmp_path / "out" / "sampling.json"
+    facts = json.loads(path.read_text())
+    assert facts["guidance"] == "ClassifierFree(scale=2.0)"
+    path.write_text(json.dumps(facts | {"guidance": "ClassifierFree(scale=2.0, interval=None, joint=True)"}))
+    assert command(*words).code == 0
+
+
 @pytest.mark.parametrize("n", ["6", "8"])
 def test_another_number_needs_another_folder(n: str, command: Command, refused: Refused, saved: Path, tmp_path: Path):
     out = tmp_path / "out"

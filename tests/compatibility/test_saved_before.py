@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import diffkit
+from diffkit.evaluation.saved_guidance import described, without_defaults
+from diffkit.guidance import Autoguidance, ClassifierFree
+from diffkit.parts.guidance.dynamic_threshold import DynamicThreshold
 
 HERE = Path(__file__).parent
 RUN = {"batch_size": 8, "save_every": 4, "log_every": 2, "ema": 0.9, "progress": False, "lr": 1e-2, "seed": 5}
@@ -56,3 +59,25 @@ def test_a_run_begun_before_goes_on(tmp_path: Path, again: dict[str, torch.Tenso
         assert found.keys() == wanted.keys()
         for key, tensor in wanted.items():
             torch.testing.assert_close(found[key], tensor, rtol=0, atol=0 if same_arithmetic else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "then", "now"),
+    [
+        (
+            ClassifierFree(3.0, rescale=0.7),
+            "ClassifierFree(scale=3.0, interval=None, rescale=0.7, null=None, joint=True)",
+            "ClassifierFree(scale=3.0, rescale=0.7)",
+        ),
+        (
+            Autoguidance(torch.nn.Identity(), 2.0, interval=(0.1, 1.0)),
+            "Autoguidance(model=Identity e3b0c44298fc1c14, scale=2.0, interval=(0.1, 1.0))",
+            "Autoguidance(model=Identity e3b0c44298fc1c14, scale=2.0, interval=(0.1, 1.0))",
+        ),
+        (DynamicThreshold(), "DynamicThreshold(percentile=0.995)", "DynamicThreshold()"),
+    ],
+    ids=["cfg", "autoguidance", "dynamic_threshold"],
+)
+def test_guidance_of_samples_begun_before_is_recognized(guidance, then, now):
+    """Descriptions as diffkit wrote them when they had every option, before guidance got further ones."""
+    assert without_defaults(then, guidance) == described(guidance) == now

@@ -12,7 +12,7 @@ import diffkit
 from diffkit.data.loading import load
 from diffkit.errors import DataError, OptionError
 from diffkit.evaluation import _result_cache
-from diffkit.evaluation.scoring import check_data_fits, choose_examples, ode_data, score_data
+from diffkit.evaluation.scoring import Scoring, check_data_fits, choose_examples
 from diffkit.runtime.distributed import Ranks, join_ranks
 
 
@@ -29,6 +29,23 @@ def system():
 def data():
     rng = np.random.default_rng(0)
     return load(rng.integers(0, 256, (11, 1, 4, 3), dtype=np.uint8), labels=rng.integers(0, 2, 11))
+
+
+def scoring(system, data, options):
+    """Return a scoring, and the options that are not its own."""
+    own = options.keys() & {"index", "labels", "batch_size", "ranks", "keep"}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return Scoring(system, data, **{name: options[name] for name in own}), rest
+
+
+def score_data(system, data, **options):
+    found, rest = scoring(system, data, options)
+    return found.bound(**rest)
+
+
+def ode_data(system, data, **options):
+    found, rest = scoring(system, data, options)
+    return found.flow(**rest)
 
 
 class Recorded(Ranks):

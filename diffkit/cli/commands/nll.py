@@ -149,26 +149,26 @@ def run(parsed: ParsedOptions) -> None:
 
 def _score(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     """Compute the scores, print them and write the files."""
-    from diffkit.evaluation.scoring import continuous_data, ode_data, score_data
+    from diffkit.evaluation.scoring import Scoring
     from diffkit.runtime.publishing import together
 
-    shared: dict[str, Any] = {"index": index, "labels": saved.num_classes is not None, "seed": options.seed}
-    shared |= {"batch_size": options.batch_size, "ranks": among, "progress": True}
+    labels, seed = saved.num_classes is not None, options.seed
     if not (options.ode or options.continuous):
         begun = options.out is not None and _parts(options.out).exists()
         among.rank_zero(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
     with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
+        scoring = Scoring(saved.system, data, index, labels, options.batch_size, among, keep, progress=True)
         if options.ode:
-            flow = ode_data(saved.system, data, keep=keep, **shared, **_of_flow(options))
+            flow = scoring.flow(seed=seed, **_of_flow(options))
             among.rank_zero(lambda: _write_flow(flow, options, index))
             among.rank_zero(lambda: _show_nats(saved, flow.nats.detach().cpu().numpy()))
         elif options.continuous:
-            bound = continuous_data(saved.system, data, keep=keep, **shared, **_of_continuous(options))
+            bound = scoring.continuous(seed=seed, **_of_continuous(options))
             among.rank_zero(lambda: _write_continuous(bound, options))
             nats = bound.total * (math.prod(saved.system.data_shape) * math.log(2))
             among.rank_zero(lambda: _show_nats(saved, nats))
         else:
-            scores = score_data(saved.system, data, keep=keep, **shared, **_of_bound(options))
+            scores = scoring.bound(seed=seed, **_of_bound(options))
             among.rank_zero(lambda: _write_bound(scores, options))
             among.rank_zero(lambda: _show_nats(saved, scores.nats))
 
@@ -260,11 +260,12 @@ def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], optio
 
 def _seconds_of_one(saved: Saved, data: Data, index: NDArray[np.int64], options: Options) -> float:
     """Seconds of an evaluation of the network at one level of one example; the first call is slower."""
-    from diffkit.evaluation.scoring import score_data
+    from diffkit.evaluation.scoring import Scoring
 
+    scoring = Scoring(saved.system, data, index, labels=saved.num_classes is not None)
     for _ in range(2):
         begun = time.monotonic()
-        score_data(saved.system, data, index=index, labels=saved.num_classes is not None, **_of_bound(options))
+        scoring.bound(**_of_bound(options))
     return (time.monotonic() - begun) / ((options.levels_per_example or 1) * len(index))
 
 

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
-from diffkit.cli.shared.codec import lacks_options, measured_codec
+from diffkit.cli.shared.codec import check_encoder, lacks_options, measured_codec
 from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
@@ -68,6 +68,7 @@ def run(parsed: ParsedOptions) -> None:
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     if config.adapter is not None and init is None:
         raise OptionError("--adapter is trained beside weights; name them with --init FOLDER")
+    check_encoder(parsed.parts.get("codec"))
     data, is_glance = first_look(parsed, options.low_res)
     saved = init.parent if init is not None and is_saved(init.parent) else None
     composition = composed(parsed, data, config, saved if config.adapter is None else None)

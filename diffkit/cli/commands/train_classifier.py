@@ -125,6 +125,7 @@ def _network(parsed: ParsedOptions) -> Classifier:
 def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
     """A system without a network, at the noise levels of the classifier."""
     import diffkit
+    from diffkit.cli.shared.device import device_of_rank
 
     others = (*SOURCES, *OF_TRAINING)
     slots: dict[str, Any] = {
@@ -133,9 +134,9 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
     chosen = {name: parsed.values[name] for name in OF_SYSTEM if name in parsed.values}
     found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | chosen
     if options.system is not None:
-        guided = _without_network(options.system)
+        guided = _guided(options.system)
         _check_classes(options.system, data)
-        slots["schedule"] = guided.parts.schedule
+        slots |= {"schedule": guided.parts.schedule, "codec": guided.settings.codec, "modules": {**guided.frozen}}
         found = {name: getattr(guided.settings, name) for name in OF_SYSTEM}
         if tuple(data.shape) != guided.data_shape:
             raise DataError(
@@ -143,7 +144,7 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
                 "a classifier reads what the system makes"
             )
     # x_start works with any schedule, and a classifier does not use it
-    return diffkit.compose(**slots, **found, mean="x_start", backbone=None)
+    return diffkit.compose(**slots, **found, mean="x_start", backbone=None, device=device_of_rank(options.device))
 
 
 def _check_classes(folder: Path, data: Data) -> None:
@@ -159,12 +160,15 @@ def _check_classes(folder: Path, data: Data) -> None:
         raise DataError(f"{differ}; a classifier receives the numbers of the system's classes, so give it data of them")
 
 
-def _without_network(folder: Path) -> System:
+def _guided(folder: Path) -> System:
+    """The system that is guided; without its network, if there are no weights of a codec to be read."""
     import diffkit
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.loading import read_spec
 
     spec = read_spec(folder / SPEC)
+    if "codec" in spec.get("settings", {}):
+        return diffkit.load(folder)
     return diffkit.from_spec({**spec, "parts": {**spec.get("parts", {}), "backbone": None}})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffkit.errors import OptionError
 from diffkit.options import option_names
 from diffkit.runtime.run_layout import SPEC
 
@@ -22,6 +23,19 @@ def lacks_options(codec: Named | None) -> bool:
 
     part = None if codec is None else resolve("codec", codec)[0]
     return isinstance(part, MeasuredCodec) and not part.measured
+
+
+def check_encoder(codec: Named | None) -> None:
+    """Raise `OptionError` if a codec is an autoencoder without weights that were trained."""
+    from diffkit.protocols import AutoencoderCodec
+    from diffkit.registry.resolve import resolve
+
+    part = None if codec is None else resolve("codec", codec)[0]
+    if isinstance(part, AutoencoderCodec) and part.folder is None:
+        raise OptionError(
+            "--codec.folder is missing, and latents of random weights say nothing of the data; train an autoencoder "
+            "first, and name its folder"
+        )
 
 
 def measured_codec(codec: Named, data: Data, run: Path) -> Named:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
@@ -32,6 +32,8 @@ class Autoencoder(ScaledAutoencoder):
         shift: Mean of the module's latents.
     Source: Rombach et al. 2022, arXiv:2112.10752, section 3.1.
     """
+
+    spatial: ClassVar[bool] = True
 
     folder: str | None = word(None, optional=True)
     latent_channels: int = integer(4, ge=1)

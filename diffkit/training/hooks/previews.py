@@ -28,7 +28,8 @@ class Previews(Hook):
     """Draws samples with the current averaged weights, each from the same noise and conditions.
 
     The options ``preview_every``, ``preview`` and ``preview_steps`` of training stand for it. Conditions are those of
-    examples spread evenly over the data. Trackers get the pictures, too.
+    examples spread evenly over the data. Trackers get the pictures, too. Data in units of its own is drawn from the
+    lowest value of a picture to the highest.
 
     Attributes:
         every: Updates between pictures, >= 1.
@@ -85,9 +86,10 @@ class Previews(Hook):
         }
         steps = min(self.steps, system.num_steps)
         with facts.averaged() as model, torch.no_grad():
-            return system.sample(
+            samples = system.sample(
                 self.count, steps=steps, seed=facts.config.seed, model=model, progress=False, **conditions
             )
+        return system.to_drawn(samples)
 
     def _write(self, samples: torch.Tensor, path: Path) -> bool:
         columns = max(1, round(self.count**0.5))

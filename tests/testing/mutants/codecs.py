@@ -156,10 +156,22 @@ class ScaledMean(Autoencoder):
         return torch.cat([self.scale * (mean - self.shift), log_variance], 1)
 
 
+@frozen
+class Mirrored(Autoencoder):
+    """Latents from right to left, which are declared to be in their places."""
+
+    def moments(self, x, module):
+        return Autoencoder.moments(self, x, module).flip(-1)
+
+    def decode(self, z, module):
+        return Autoencoder.decode(self, z.flip(-1), module)
+
+
 SMALL = dict(channels=(4, 4), latent_channels=2, scale=0.5, shift=0.1)
 
 MUTANTS = [
     Mutant("codec", ScaledMean(**SMALL), Autoencoder(**SMALL), "latents_are_drawn", "log-variance"),
+    Mutant("codec", Mirrored(**SMALL), Autoencoder(**SMALL), "spatial_as_declared", "the corner"),
     Mutant("codec", HalfTheSize(), Asinh(), "shapes_as_declared", "latents"),
     Mutant("codec", Shortened(), Asinh(), "shapes_as_declared", "float64"),
     Mutant("codec", Unscaled(), Asinh(), "decode_inverts_encode", "the data"),

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from attrs import frozen
@@ -49,6 +49,8 @@ class DiffusersKL(AutoencoderCodec):
         shift: Subtracted from latents first; by default that of the configuration, or 0.
     Source: Rombach et al. 2022, arXiv:2112.10752, section 3.1.
     """
+
+    spatial: ClassVar[bool] = True
 
     folder: str | None = word(None, optional=True)
     config: str | None = attrs.field(default=None, validator=_check_config, converter=_text)
