@@ -2,6 +2,7 @@
 
 python -m benchmarks.court                    all libraries that are installed
 python -m benchmarks.court --only azula       these anew; the results of the others stay
+python -m benchmarks.court --only deepinv --older --match Preserving    some solvers of an older release
 python -m benchmarks.court --draw             measure nothing: write the page again
 """
 
@@ -32,18 +33,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     parser.add_argument("--draw", action="store_true", help="write the page from the results that are there")
     parser.add_argument("--confirm", action="store_true", help="only confirm what is there again")
+    parser.add_argument("--older", action="store_true", help="put the results beside those of the last release")
+    parser.add_argument("--match", default="", help="only solvers with this in their name or path")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for library in () if arguments.draw else arguments.only:
-        found = confirm_again(library) if arguments.confirm else measure(library)
-        (RESULTS / f"{library}.json").write_text(json.dumps(found, indent=1) + "\n")
+        found = confirm_again(library) if arguments.confirm else measure(library, arguments.match)
+        name = f"{library}-{found['version']}" if arguments.older else library
+        (RESULTS / f"{name}.json").write_text(json.dumps(found | {"older": arguments.older}, indent=1) + "\n")
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     (RESULTS / "README.md").write_text(page(found))
 
 
-def measure(library: str) -> dict[str, Any]:
+def measure(library: str, match: str = "") -> dict[str, Any]:
     """Return what the laws say of a library's solvers, or why it could not be measured."""
     begun = time.process_time()
     module = importlib.import_module(f"benchmarks.court.libraries.{library}")
@@ -51,6 +55,8 @@ def measure(library: str) -> dict[str, Any]:
     try:
         found["version"] = module.version() if hasattr(module, "version") else metadata.version(module.DISTRIBUTION)
         for entry in module.entries():
+            if match not in f"{entry.solver} {entry.path.label}":
+                continue
             found["solvers"].append(judge(entry))
             print(library, entry.solver, entry.path.label, found["solvers"][-1]["verdict"], flush=True)
     except (ImportError, OSError) as error:  # PackageNotFoundError is an ImportError

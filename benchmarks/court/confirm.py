@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from diffkit.testing import ExactModel, GaussianOracle, MixtureOracle, solver_ti
 
 NORMAL = GaussianOracle(mean=[0.7, -0.4], std=[0.5, 1.6])
 MIXTURE = MixtureOracle([0.4, 0.6], [[-0.9, 0.5], [0.8, -0.3]], 0.35)
+MODELS = (NORMAL, MIXTURE)
 SMALL, SLACK = 0.05, 0.2
 
 
@@ -36,7 +38,7 @@ def off_the_solution(entry: Entry) -> bool:
     own, finest = entry.counts == OWN_COUNTS, entry.counts[-1]
     counts = entry.counts[-2:] if own else (2 * finest, 4 * finest)
     least = entry.order - (OWN_GRID_SLACK if own else SLACK)
-    for oracle in (NORMAL, MIXTURE):
+    for oracle in MODELS:
         (few, coarse), (many, fine) = (_distance(entry, oracle, n) for n in counts)
         if not fine < SMALL:
             return True
@@ -52,17 +54,27 @@ def _times(entry: Entry, n: int) -> list[float]:
 def _distance(entry: Entry, oracle: GaussianOracle | MixtureOracle, n: int) -> tuple[int, float]:
     """Return how many steps there were, and the root mean square distance from the reference."""
     times = _times(entry, n)
-    x = torch.linspace(-1.2, 1.4, 7, dtype=torch.float64)[:, None] * torch.tensor([1.0, -0.6], dtype=torch.float64)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (entry.path.at(t) for t in (times[0], times[-1]))
-    x = x * math.hypot(alpha_t, sigma_t)
+    begin, end = (float(f"{math.log(sigma / alpha):.13g}") for alpha, sigma in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
     with torch.no_grad():
-        end = entry.solve(ExactModel(oracle, entry.path), x.clone(), times)
-    exact = alpha_s * _runge_kutta(oracle, x / alpha_t, math.log(sigma_t / alpha_t), math.log(sigma_s / alpha_s))
-    return len(times) - 1, float((end - exact).square().mean().sqrt() / math.hypot(alpha_s, sigma_s))
+        found = entry.solve(ExactModel(oracle, entry.path), alpha_t * _start(begin), times)
+    exact = alpha_s * _solution(MODELS.index(oracle), begin, end)
+    return len(times) - 1, float((found - exact).square().mean().sqrt() / math.hypot(alpha_s, sigma_s))
 
 
-def _runge_kutta(oracle: GaussianOracle | MixtureOracle, y: Tensor, begin: float, end: float) -> Tensor:
-    """Integrate dy / d log rho = y - E[x_start | y], y = x / alpha, by the classical method."""
+def _start(begin: float) -> Tensor:
+    """Return y = x / alpha of seven points where log(sigma / alpha) is ``begin``."""
+    spread = torch.linspace(-1.2, 1.4, 7, dtype=torch.float64)[:, None] * torch.tensor([1.0, -0.6], dtype=torch.float64)
+    return spread * math.hypot(1.0, math.exp(begin))
+
+
+@functools.cache
+def _solution(which: int, begin: float, end: float) -> Tensor:
+    """Return y at the end: integrate dy / d log rho = y - E[x_start | y] by the classical method of Runge and Kutta.
+
+    In rho = sigma / alpha the solution is the same on every path, so solvers share it.
+    """
+    oracle, y = MODELS[which], _start(begin)
     slope: Callable[[Tensor, float], Tensor] = lambda y, at: y - oracle.x_start(y, 1.0, math.exp(at))  # noqa: E731
     h = (end - begin) / REFERENCE_STEPS
     for i in range(REFERENCE_STEPS):

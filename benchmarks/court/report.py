@@ -13,7 +13,8 @@ fixed before the first run, and the same for all: an order at most 0.2 below wha
 says, with its first steps, and errors of mean, spread, solution and level of at most 0.05 at the finest grid.
 Stochastic solvers are held to a weak order of 1. An alarm counts if a fine Runge-Kutta reference, or {drawn:,} samples
 with the library's own random numbers, show it too; on grids of a solver's own, whose ends move with the number of
-steps, half an order has to be missing there. What is said holds for these versions and options, on these grids.
+steps, half an order has to be missing there. What is said holds for these versions and options, on these grids. Each
+alarm has a [reproduction](reproductions.md) of a few lines, with its cause.
 """
 
 
@@ -21,7 +22,7 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
     """Return the page for the results of all libraries."""
     from benchmarks.court.rules import DRAWN
 
-    present = [each for each in found if each["solvers"]]
+    present = [each for each in found if each["solvers"] and not each.get("older")]
     header = HEADER.format(
         libraries=len(present),
         solvers=sum(len(each["solvers"]) for each in present),
@@ -30,7 +31,16 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         drawn=DRAWN,
     )
     return "\n".join(
-        [header, *_summary(present), *_alarms(present), *_remarks(present), *_all(present), *_absent(found)]
+        [
+            header,
+            *_summary(present),
+            "## Alarms",
+            *_alarms(present),
+            *_older([each for each in found if each.get("older")]),
+            *_remarks(present),
+            *_all(present),
+            *_absent(found),
+        ]
     )
 
 
@@ -45,12 +55,20 @@ def _summary(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _alarms(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield from ("## Alarms", "", "| library | solver | path | law | found |", "| --- | --- | --- | --- | --- |")
+    yield from ("", "| library | solver | path | law | found |", "| --- | --- | --- | --- | --- |")
     for each, solver in _of(found, "alarm"):
         for broken in solver["broken"]:
             figure = f"{broken['found']}; expected {broken['expected']} ({broken['where']})"
             yield f"| {_name(each)} | `{solver['solver']}` | {solver['path']} | {broken['law']} | {figure} |"
     yield ""
+
+
+def _older(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if found:
+        yield "## Alarms in older releases"
+        yield ""
+        yield "Solvers that a later release has mended, or warns of, by the same thresholds."
+        yield from _alarms(found)
 
 
 def _remarks(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

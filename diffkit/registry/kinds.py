@@ -2,7 +2,7 @@
 
 A new kind is one record here and one protocol. Its built-in parts are the public modules of its package, each named as
 the part in it; those of others are found by entry point, or registered in the process. Commands are found in the same
-way, though they are not parts: a command is the module itself.
+way, though they are not parts: a command is the module itself, and so is a reader of another library's models.
 """
 
 from __future__ import annotations
@@ -146,8 +146,17 @@ COMMAND = Kind(
 )
 """What ``diffkit NAME`` runs."""
 
-OFFERED: dict[str, Kind] = {**KINDS, COMMAND.name: COMMAND}
-"""Everything that a package can offer by name, by kind: parts and commands."""
+ADOPTER = Kind(
+    "adopter",
+    "Reader of another library's models.",
+    "diffkit.system.adopting:Adopter",
+    "",
+    module=True,
+)
+"""A module that `diffkit.adopt` reads a library's models by; its name is that of the library's package."""
+
+OFFERED: dict[str, Kind] = {**KINDS, COMMAND.name: COMMAND, ADOPTER.name: ADOPTER}
+"""Everything that a package can offer by name, by kind: parts, commands, and readers of other libraries' models."""
 
 KERNEL = Kind(
     "kernel",
@@ -158,16 +167,7 @@ KERNEL = Kind(
 )
 """A module that computes what layers do; it is installed, and has no name in a composition. There is none built in."""
 
-ADOPTER = Kind(
-    "adopter",
-    "Reader of another library's models.",
-    "diffkit.system.adopting:Adopter",
-    "",
-    module=True,
-)
-"""A module that `diffkit.adopt` reads a library's models by; its name is that of the library's package."""
-
-FOUND: dict[str, Kind] = {**OFFERED, KERNEL.name: KERNEL, ADOPTER.name: ADOPTER}
+FOUND: dict[str, Kind] = {**OFFERED, KERNEL.name: KERNEL}
 """Everything that is looked for among entry points, by kind."""
 
 SLOTS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if kind.slot)

@@ -143,8 +143,8 @@ class Registry(Generic[P]):
 
     def built_in_names(self) -> tuple[str, ...]:
         """Names of the built-in parts, sorted; reads no metadata and imports no part."""
-        spec = find_spec(self._package)
-        folders = spec.submodule_search_locations if spec else None
+        spec = find_spec(self._package) if self._package else None
+        folders = (spec.submodule_search_locations if spec else None) or []
         return tuple(sorted([m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")]))
 
     def entries(self) -> tuple[Entry, ...]:

@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError, did_you_mean
+from diffkit.registry.entry_points import canonical
 from diffkit.registry.kinds import ADOPTER
-from diffkit.registry.lookup import installed
+from diffkit.registry.lookup import registry
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.compose import compose, recompose
 from diffkit.system.module import System
 from diffkit.table import F64
@@ -41,8 +43,10 @@ class AdoptedModel:
         predicts: What the network returns: "eps", "x_start", "v", "score", or "velocity" on a straight path.
         library: Where it is from, for messages.
         null_conditions: Values that mean "none", by condition.
+        var: Variance of its reverse step: "learned_range" if the network returns twice the channels of x.
         step: The home library's own first-order step ``step(x, t, s)`` between two times, without noise; None if it has
             none.
+        example: Conditions of two rows that it is compared with, where the network needs some.
     """
 
     network: nn.Module
@@ -52,21 +56,20 @@ class AdoptedModel:
     predicts: str
     library: str = "the model"
     null_conditions: Mapping[str, Any] | None = None
+    var: str = "fixed_small"
     step: Callable[[Tensor, float, float], Tensor] | None = None
+    example: Mapping[str, Any] = field(factory=dict)
 
 
 class Adopter(Protocol):
-    """A module that reads the models of one library; its entry point has the name of the library's package."""
+    """A module that reads the models of one library; its entry point has the name of the library's package.
 
-    def read(self, obj: Any, **options: Any) -> AdoptedModel:
-        """Return the model in diffkit's terms.
+    Attributes:
+        read: ``read(obj, **options)`` returns an object of the library in diffkit's terms; options are what the object
+            does not say, by the library's own words. It raises `OptionError` if the object cannot be read.
+    """
 
-        Args:
-            obj: An object of the library.
-            options: What the object does not say, by the library's own words.
-        Raises:
-            OptionError: The object is not one that can be read, or an option is missing.
-        """
+    read: Callable[..., AdoptedModel]
 
 
 class ForeignNetwork(nn.Module):
@@ -173,7 +176,8 @@ def compose_adopted(model: AdoptedModel, data_shape: Sequence[int], bins: int | 
     return compose(
         schedule=("table", numbers),
         mean=mean,
-        var="fixed_small",
+        var=model.var,
+        loss="simple" if model.var == "fixed_small" else "hybrid",
         sampler="ddim",
         backbone=network,
         data_shape=data_shape,
@@ -238,15 +242,16 @@ def _levels(name: str, value: Any, sigma: Any, times: ArrayLike | None) -> tuple
 
 def _find_reader(obj: Any, reader: str | None) -> Adopter:
     """Return the reader of an object's library, by the packages that its type and its parts' types are from."""
-    points = {point.name: point for point in installed(ADOPTER.name)}
-    wanted = [reader] if reader is not None else [*_packages(obj)]
+    readers = registry(ADOPTER.name)
+    known, wanted = readers.names(), [reader] if reader is not None else [*_packages(obj)]
     for name in wanted:
-        if name in points:
-            return cast("Adopter", points[name].load(module=True))
+        if canonical(name.rpartition(":")[2]) in known:
+            return cast("Adopter", readers.get(name))
+    listed = ", ".join(known) or "none"
     if reader is not None:
-        raise OptionError(f"no reader {reader!r}{did_you_mean(reader, points)} (known: {', '.join(points) or 'none'})")
+        raise OptionError(f"no reader {reader!r}{did_you_mean(reader, known)} (known: {listed})")
     raise OptionError(
-        f"no reader for {type(obj).__name__} of {wanted[0]!r} (known: {', '.join(sorted(points)) or 'none'}); "
+        f"no reader for {type(obj).__name__} of {wanted[0]!r} (known: {listed}); "
         "use predicts='eps' with alphas_cumprod, betas, sigmas, or alpha and sigma"
     )
 
@@ -283,6 +288,7 @@ def _difference(system: System, model: AdoptedModel, home: Callable[[Tensor, flo
     x = torch.randn(2, *system.data_shape, generator=generator, dtype=torch.float64)
     scale = float(np.hypot(model.alpha[t - 1], model.sigma[t - 1]))
     x = (x * scale).to(dtype).to(system.device)
-    here = system.trajectory(2, start=x, steps=[s, t], sampler="ddim", clip=False)
-    there = home(x, float(model.time[t - 1]), float(model.time[s - 1]))
+    here = system.trajectory(2, start=x, steps=[s, t], sampler="ddim", clip=False, **model.example)
+    with eval_mode(model.network):
+        there = home(x, float(model.time[t - 1]), float(model.time[s - 1]))
     return float((next(iter(here)).x - there).abs().max()) / max(scale, 1.0)

@@ -137,8 +137,12 @@ def _require_affine(after: Tensor, shares: Tensor, rounding: float, where: Where
 
 def distribution_error(run: ExactRun, steps: int) -> float:
     """Return the largest error of mean or standard deviation after some steps, in exact standard deviations."""
-    exact = NORMAL.at(*run.points[steps])
     found = propagate_normal(run, NORMAL, NORMAL.at(*run.points[0]), steps)[-1]
+    return spread_error(found, NORMAL.at(*run.points[steps]))
+
+
+def spread_error(found: StepDistribution, exact: GaussianOracle) -> float:
+    """Return the largest error of mean or standard deviation, in exact standard deviations."""
     worst = torch.maximum((found.mean - exact.mean).abs(), (found.std - exact.std).abs()) / exact.std
     return float(worst.max())
 

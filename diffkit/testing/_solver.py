@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,11 @@ from diffkit.testing._exact_runs import (
     SLACK,
     SMALL,
     StepDistribution,
-    distribution_error,
     fitted_order,
     pointwise_error,
     propagate_normal,
     require_order,
+    spread_error,
 )
 from diffkit.testing.exact_model import ExactModel, TimePath, path_named
 
@@ -43,7 +44,7 @@ _FEW = (1, 2, 3, 20)
 _START_UP = "its first steps are of a lower order, which shows until they are short: start with shorter steps"
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class SolverCase:
     """A solver and what it is held to; see `check_solver`."""
 
@@ -63,46 +64,80 @@ class SolverCase:
 
     def runs(self, grid: str) -> list[SolverRun]:
         """Return a run for each number of steps."""
-        return [self.run(self.grids[grid](n), grid) for n in self.counts]
+        return self._runs[grid]
 
-    def run(self, times: Sequence[float], grid: str) -> SolverRun:
+    @functools.cached_property
+    def _runs(self) -> dict[str, list[SolverRun]]:
+        noise = self._first.draw_count > 0
+        return {grid: [self.run(of(n), grid, noise) for n in self.counts] for grid, of in self.grids.items()}
+
+    @functools.cached_property
+    def _first(self) -> SolverRun:
+        return self.run(next(iter(self.grids.values()))(self.counts[0]), "")
+
+    def run(self, times: Sequence[float], grid: str, noise: bool = True) -> SolverRun:
         """Return a run through some times."""
         times = [float(t) for t in times]
         where = Where(self.path.label, len(times) - 1, detail=grid)
-        return SolverRun(self.solve, self.path, times, where, max(1e-8, 10 * self.floor))
+        return SolverRun(self.solve, self.path, times, where, max(1e-8, 10 * self.floor), noise)
 
-    @property
+    @functools.cached_property
     def stochastic(self) -> bool:
         """Return whether noise changes what it returns."""
-        run = self.run(self.grids[next(iter(self.grids))](self.counts[0]), "")
-        draws = run.draws(len(run.times) - 1)
-        x = torch.ones(2, 2, dtype=torch.float64) * math.hypot(*run.points[0])
-        ends = [run.end(NORMAL, x, [torch.full_like(x, value)] * draws) for value in (0.0, 1.0)] if draws else []
+        draws = self._first.draw_count
+        x = torch.ones(2, 2, dtype=torch.float64) * math.hypot(*self._first.points[0])
+        ends = [self._first.end(NORMAL, x, [torch.full_like(x, value)] * draws) for value in (0.0, 1.0) if draws]
         return bool(draws) and not torch.equal(*ends)
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class SolverRun:
-    """One run of a solver from the first of some times to the last, to repeat with exact models."""
+    """One run of a solver from the first of some times to the last, to repeat with exact models.
+
+    Attributes:
+        solve, path, times: What is run.
+        where: Named in results.
+        rounding: As in `ExactRun`.
+        noise: Whether it may draw noise; it is run a third faster if it does not.
+    """
 
     solve: Solve
     path: TimePath
     times: Sequence[float]
     where: Where
     rounding: float = 1e-8
+    noise: bool = True
 
-    @property
+    @functools.cached_property
     def points(self) -> list[tuple[float, float]]:
         """Return alpha and sigma at every time."""
         return [self.path.at(t) for t in self.times]
 
-    def draws(self, steps: int) -> int:
+    @functools.cached_property
+    def draw_count(self) -> int:
         """Return how many tensors of noise the run draws."""
+        if not self.noise:
+            return 0
         x = torch.zeros(2, 2, dtype=torch.float64)
         with torch.no_grad(), _Noise(x) as noise:
             self.solve(ExactModel(NORMAL, self.path), x, self.times)
         count: int = noise.count
         return count
+
+    @functools.cached_property
+    def normal_end(self) -> StepDistribution:
+        """Return what it makes of normal data."""
+        return propagate_normal(self, NORMAL, NORMAL.at(*self.points[0]))[-1]
+
+    def error(self, data: Any, stochastic: bool) -> float:
+        """Return the distance of its end from the exact one, or that of the distribution of normal data."""
+        if stochastic:
+            return spread_error(self.normal_end, NORMAL.at(*self.points[-1]))
+        return pointwise_error(self, len(self.times) - 1, data)
+
+    def draws(self, steps: int) -> int:
+        """Return how many tensors of noise the run draws."""
+        return self.draw_count
 
     def run_exact(self, oracle: Any, x: Tensor, noises: Sequence[Tensor] = ()) -> Iterator[Tensor]:
         """Yield x at the last time."""
@@ -112,7 +147,7 @@ class SolverRun:
         self, oracle: Any, x: Tensor, noises: Sequence[Tensor] = (), on_call: Callable[..., None] | None = None
     ) -> Tensor:
         """Return x at the last time, with the noise given."""
-        with torch.no_grad(), _Noise(x, noises):
+        with torch.no_grad(), _Noise(x, noises) if self.noise else contextlib.nullcontext():
             return self.solve(ExactModel(oracle, self.path, on_call), x.clone(), self.times)
 
 
@@ -255,11 +290,9 @@ def order_as_declared(case: SolverCase) -> str:
     are not those of the grid, or a method of lower order than its name says.
     """
     measured = []
-    measure = distribution_error if case.stochastic else pointwise_error
     for grid in case.grids:
         for data in (NORMAL,) if case.stochastic else (NORMAL, MIXTURE):
-            more = () if case.stochastic else (data,)
-            errors = [measure(run, len(run.times) - 1, *more) for run in case.runs(grid)]
+            errors = [run.error(data, case.stochastic) for run in case.runs(grid)]
             where = Where(case.path.label, case.counts[-1], detail=f"{_NAMES[data]}, {grid}")
             try:
                 measured.append(require_order(case.counts, errors, case.order - SLACK, where, floor=case.floor))
@@ -279,7 +312,7 @@ def _only_the_start(case: SolverCase, data: Any) -> bool:
         return False
     times = [solver_times(case.path, n, fine_start=True) for n in case.counts]
     runs = [case.run(each, "fine start") for each in times]
-    errors = [pointwise_error(run, len(run.times) - 1, data) for run in runs]
+    errors = [run.error(data, stochastic=False) for run in runs]
     return fitted_order(case.counts, errors, case.floor) >= case.order - SLACK
 
 
@@ -296,7 +329,7 @@ def keeps_the_marginals(case: SolverCase) -> str:
     for grid in case.grids:
         run = case.runs(grid)[-1]
         exact = NORMAL.at(*run.points[-1])
-        found = propagate_normal(run, NORMAL, NORMAL.at(*run.points[0]))[-1]
+        found = run.normal_end
         for name, got, want in (("mean", found.mean, exact.mean), ("spread", found.std, exact.std)):
             require_close(got, want, SMALL, name, run.where, scale=exact.std)
             worst = max(worst, float(((got - want) / exact.std).abs().max()))
@@ -313,7 +346,7 @@ def rows_on_their_own(case: SolverCase) -> None:
     Usually: a mean, norm or error estimate over the batch.
     """
     for grid in case.grids:
-        run = case.run(case.grids[grid](case.counts[0]), grid)
+        run = case.runs(grid)[0]
         scale = math.hypot(*run.points[0])
         generator = torch.Generator().manual_seed(1)
         x, *noises = (

@@ -69,7 +69,7 @@ def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, instal
     assert not [path for path, text in texts.items() if re.search(r"(?i)\bmy[_-]|MyPart", f"{path}{text}")]
     project = installed(made)
     assert project["dependencies"][0] == "diffkit>=0.1,<0.2"
-    value = f"diffkit_made_{kind}.{kind}" + ("" if kind == "command" else f":Made{kind.title().replace('_', '')}")
+    value = f"diffkit_made_{kind}.{kind}" + ("" if OFFERED[kind].module else f":Made{kind.title().replace('_', '')}")
     assert project["entry-points"] == {OFFERED[kind].group: {f"made_{kind}": value}}
     assert registry(kind).get(f"made_{kind}").__doc__.splitlines()[0] == project["description"]
 
@@ -93,7 +93,7 @@ def test_a_package_of_every_kind(folder, installed, capsys):
     assert {path.stem.removeprefix("test_") for path in (made / "tests").iterdir()} == OFFERED.keys()
     readme = (made / "README.md").read_text()
     for kind in OFFERED:
-        assert registry(kind).get("made").__module__ if kind != "command" else registry(kind).get("made").run
+        assert getattr(registry(kind).get("made"), {"command": "run", "adopter": "read"}.get(kind, "__module__"))
         assert readme.count(f"**{kind} `made`**: ") == 1
     for line in re.findall(r"`diffkit (check[^`]+)`", readme):
         name, *words = line.split()

@@ -17,7 +17,7 @@ from registry_support import Site
 import diffkit
 from diffkit.__main__ import main
 from diffkit.cli.templates import package_files
-from diffkit.errors import OptionError, SpecError
+from diffkit.errors import OptionError, ProtocolError, SpecError
 from diffkit.registry import KINDS, SLOTS, describe, faults, refresh, registry
 from diffkit.system.saving import part_spec
 from diffkit.testing import check_component, report
@@ -87,6 +87,14 @@ OPTIONS = {
 """Options of the parts; those without a source above are as ``diffkit new-plugin`` writes them."""
 
 
+def write_template(name: str, site: Site) -> str:
+    """Write a part as ``diffkit new-plugin`` does; return the name of its module."""
+    for path, text in package_files((name,), f"acme-{name}", "acme").items():
+        if path.startswith("src/") and path.endswith(".py"):
+            site.module(path.removeprefix("src/").removesuffix(".py").replace("/", "."), text)
+    return f"acme_{name}.{name}"
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, site: Site) -> str:
     """A kind, of which a package 'acme-KIND' offers a part 'acme'."""
@@ -95,11 +103,7 @@ def kind(request: pytest.FixtureRequest, site: Site) -> str:
         site.module(f"acme_{name}", dedent(SOURCES[name]))
         value = f"acme_{name}:Part"
     else:
-        files = package_files((name,), f"acme-{name}", "acme")
-        for path, text in files.items():
-            if path.startswith("src/") and path.endswith(".py"):
-                site.module(path.removeprefix("src/").removesuffix(".py").replace("/", "."), text)
-        value = f"acme_{name}.{name}:Acme"
+        value = write_template(name, site) + ":Acme"
     site.distribution(f"acme-{name}", f"[{KINDS[name].group}]\nacme = {value}\n", version="2.1")
     refresh()
     return name
@@ -331,6 +335,25 @@ def test_a_part_of_training_is_used_by_name_and_resumes(kind: str, tmp_path: Pat
     command(capsys, "train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
+
+
+def test_an_adopter_reads_models_of_the_package_it_is_named_for(site: Site, capsys: pytest.CaptureFixture[str]):
+    """It has no slot, and no options of its own: the name is found by the model's type, or given as ``reader``."""
+    site.module("acme_empty", "")
+    points = {"acme": write_template("adopter", site), "empty": "acme_empty"}
+    site.distribution("acme-adopter", {"adopter": points}, version="2.1")
+    refresh()
+    listed = command(capsys, "list", "adopter")
+    assert "acme-adopter 2.1" in listed and "Read models that hold a denoiser" in listed and site.imported() == []
+    members = {"sigmas": np.linspace(0.1, 9, 12), "denoise": lambda self, x, sigma: x / (1 + sigma.view(-1, 1, 1, 1))}
+    model = type("Model", (), {"__module__": "acme.models", **members})()
+    systems = [diffkit.adopt(model, data_shape=(1, 4, 4), **how) for how in ({}, {"reader": "acme-adopter:acme"})]
+    drawn = [system.sample(2, steps=3, seed=0, progress=False) for system in systems]
+    assert torch.equal(*drawn) and systems[0].table.num_steps == 12
+    with pytest.raises(OptionError, match="no reader 'acmee'; did you mean 'acme'"):
+        diffkit.adopt(model, data_shape=(1, 4, 4), reader="acmee")
+    with pytest.raises(ProtocolError, match=r"does not honour the Adopter contract:\n  read: expected Callable, found"):
+        diffkit.adopt(model, data_shape=(1, 4, 4), reader="empty")
 
 
 def test_bins_and_decoder_are_two_ways_to_say_one_thing():

@@ -96,12 +96,16 @@ def test_a_step_that_differs_names_the_reading_in_doubt():
     network, time = Exact("v", of_table(ALPHA_BAR)), np.arange(100.0)
 
     def home(x, t, s):
+        network(x, torch.full((len(x),), t))
         ends = [(alpha[int(u)], sigma[int(u)]) for u in (t, s)]
         x_start = ORACLE.x_start(x, *ends[0])
         return ends[1][0] * x_start + ends[1][1] / ends[0][1] * (x - ends[0][0] * x_start)
 
     right = adopting.AdoptedModel(network, alpha, sigma, time, "v", "theirs", step=home)
+    modes = []
+    network.register_forward_hook(lambda module, *_: modes.append(module.training))
     adopting.check_step(adopting.compose_adopted(right, (1, 2, 2), None), right)
+    assert len(modes) >= 2 and not any(modes) and network.training
     for wrong, says in (
         (evolve(right, predicts="eps"), "from that of theirs by .* so predicts='eps' is in doubt; use predicts='v'"),
         (evolve(right, time=time[::-1]), "the schedule or the time is in doubt; give the levels by times="),

@@ -27,7 +27,7 @@ class Options:
 
     Attributes:
         name: Name of the distribution, such as diffkit-warp; its parts are named as what follows "diffkit-".
-        kind: Kind of the part, such as schedule or sampler, or command; several separated by commas.
+        kind: Kind of the part, such as schedule or sampler, command or adopter; several separated by commas.
         to: Folder to write; it must not exist yet. By default one of the distribution's name, here.
     """
 

@@ -2,8 +2,9 @@
 
 A part's file is named as its kind is and takes along the files of this folder that it imports. The first line of its
 docstring is its summary, and its usage an example for the README. ``package/`` is everything else; what mentions the
-kind there, a file in its name or a paragraph between two blank lines, is written for each kind. Names of files and
-their texts hold ``my_part``, ``MyPart`` and the other words of `_words`.
+kind there, a file in its name or a paragraph between two blank lines, is written for each kind, and the tests of a kind
+that is a module are in a file of their own. Names of files and their texts hold ``my_part``, ``MyPart`` and the other
+words of `_words`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from diffkit.registry import COMMAND, OFFERED
 _HERE = Path(__file__).parent
 _OF_A_KIND = re.compile("my_(kind|group|summary|language|example)")
 """What differs from kind to kind."""
+_MODULES = tuple(name for name, kind in OFFERED.items() if kind.module)
+"""Kinds that are modules, which have no laws."""
 
 
 def package_files(kinds: Sequence[str], distribution: str, part: str) -> dict[str, str]:
     """Return path -> text of every file of a new package.
 
     Args:
-        kinds: Kinds of its parts, each once; one of them may be "command".
+        kinds: Kinds of its parts, each once; "command" and "adopter" may be among them.
         distribution: Name of the distribution, words joined by "-".
         part: Registered name of each, words joined by "_".
     """
@@ -34,8 +37,8 @@ def package_files(kinds: Sequence[str], distribution: str, part: str) -> dict[st
     words = [_words(kind, distribution, part) | {"my_title": title} for kind in kinds]
     found: dict[str, str] = {}
     for path, text in _around().items():
-        if "my_kind" in path or "my_command" in path:
-            of = [each for each in words if (each["my_kind"] == COMMAND.name) == ("my_command" in path)]
+        if of_kind := re.search(f"my_(kind|{'|'.join(_MODULES)})", path):
+            of = [each for each in words if (each["my_kind"] if each["my_kind"] in _MODULES else "kind") == of_kind[1]]
             found |= {_filled(path, each): _filled(text, each) for each in of}
         else:
             found[_filled(path, words[0])] = "\n\n".join(_paragraphs(text, words)) + "\n" if text else ""
@@ -54,7 +57,7 @@ def _words(kind: str, distribution: str, part: str) -> dict[str, str]:
         "my-package": distribution,
         "my_package": package,
         "my_part": part,
-        "my_command": COMMAND.name,
+        **{f"my_{module}": module for module in _MODULES},
         "my-command": part.replace("_", "-"),
         "MyPart": name,
         "my_group": OFFERED[kind].group,
@@ -74,8 +77,8 @@ def _filled(text: str, words: Mapping[str, str]) -> str:
 
 
 def _paragraphs(text: str, words: Sequence[Mapping[str, str]]) -> Iterable[str]:
-    """The paragraphs of a text, filled: those of a kind for each, consecutive ones together; a command has no laws."""
-    parts = any(each["my_kind"] != COMMAND.name for each in words)
+    """The paragraphs of a text, filled: those of a kind for each, consecutive ones together; a module has no laws."""
+    parts = any(each["my_kind"] not in _MODULES for each in words)
     paragraphs = [each for each in text.strip().split("\n\n") if parts or "diffkit check" not in each]
     own = [bool(_OF_A_KIND.search(paragraph)) for paragraph in paragraphs]
     i = 0

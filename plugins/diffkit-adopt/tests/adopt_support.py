@@ -1,4 +1,4 @@
-"""Tiny random models of each library, in float64, with what its own first-order solver makes of them."""
+"""Tiny random models of each library, in float64, and the library's own solvers of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 SHAPE = (2, 4, 4)
@@ -71,7 +74,7 @@ def _torchebm() -> Any:
     imported("torchebm")
     from torchebm.samplers import FlowSampler
 
-    return FlowSampler(Tiny(), interpolant="vp", prediction="noise", dtype=torch.float64, integrator="euler")
+    return FlowSampler(Tiny(), interpolant="linear", prediction="velocity", dtype=torch.float64, integrator="euler")
 
 
 def _edm() -> Any:
@@ -81,9 +84,8 @@ def _edm() -> Any:
         def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:  # type: ignore[override]
             at = sigma.view(-1, 1, 1, 1)
             total = (at**2 + self.sigma_data**2).sqrt()
-            return (self.sigma_data / total) ** 2 * x + at * self.sigma_data / total * super().forward(
-                x / total, sigma.log() / 4
-            )
+            inner = super().forward(x / total, sigma.log() / 4, y=class_labels)
+            return (self.sigma_data / total) ** 2 * x + at * self.sigma_data / total * inner
 
     return Preconditioned()
 
@@ -126,6 +128,114 @@ MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any], tuple[int, ...]]] = {
     "torchebm": (_torchebm, {"levels": 100}, SHAPE),
 }
 """Reader -> how a model is made, options of `diffkit.adopt`, shape of an example."""
+
+
+Run = tuple[Callable[..., Tensor], Callable[[Callable[..., Tensor], Tensor, Tensor], Tensor]]
+
+
+@frozen
+class Home:
+    """What a library's own solvers make of its model.
+
+    Attributes:
+        of: Of a model and one of the samplers: ``estimate(x, t, **labels)``, and ``run(estimate, x, times)``.
+        samplers: Those of diffkit that the library has, too.
+        tolerance: Relative to the largest value.
+        label: Name of the labels.
+    """
+
+    of: Callable[[Any, str], Run]
+    samplers: tuple[str, ...]
+    tolerance: float = 1e-10
+    label: str = "y"
+
+
+def _k_diffusion_home(denoiser: Any, sampler: str) -> Run:
+    solver = getattr(imported("k_diffusion.sampling"), f"sample_{sampler}")
+    return denoiser, lambda estimate, x, times: solver(estimate, x, times, disable=True)
+
+
+def _azula_home(denoiser: Any, sampler: str) -> Run:
+    kind = getattr(imported("azula.sample"), {"ddim": "DDIM", "euler": "Euler", "heun": "Heun"}[sampler] + "Sampler")
+
+    def run(estimate: Callable[..., Tensor], x: Tensor, times: Tensor) -> Tensor:
+        class Guided:
+            schedule = denoiser.schedule
+
+            def __call__(self, x: Tensor, t: Tensor) -> Any:
+                return SimpleNamespace(mean=estimate(x, t))
+
+        out: Tensor = type("OnTimes", (kind,), {"timesteps": property(lambda self: times)})(Guided(), silent=True)(x)
+        return out
+
+    return lambda x, t, **labels: denoiser(x, t, **labels).mean, run
+
+
+def _flow_matching_home(velocity: Any, sampler: str) -> Run:
+    solver = imported("flow_matching.solver").ODESolver
+
+    def run(estimate: Callable[..., Tensor], x: Tensor, times: Tensor) -> Tensor:
+        each = lambda x, t: estimate(x, t.expand(len(x)))  # noqa: E731
+        out: Tensor = solver(each).sample(x, step_size=None, method="euler", time_grid=times)
+        return out
+
+    return velocity, run
+
+
+def _physicsnemo_home(obj: Any, sampler: str) -> Run:
+    predictor, scheduler = obj
+    module = imported(f"physicsnemo.diffusion.samplers.{sampler}")
+
+    def run(estimate: Callable[..., Tensor], x: Tensor, times: Tensor) -> Tensor:
+        solver = getattr(module, f"{sampler.title()}Solver")(scheduler.get_denoiser(x0_predictor=estimate))
+        for t, s in pairwise(times):
+            x = solver.step(x, t.expand(len(x)), s.expand(len(x)))
+        return x
+
+    return predictor, run
+
+
+def _torchebm_home(sampler: Any, of: str) -> Run:
+    kind = type(sampler)
+
+    def run(estimate: Callable[..., Tensor], x: Tensor, times: Tensor) -> Tensor:
+        class Model(nn.Module):
+            def forward(self, x: Tensor, t: Tensor) -> Tensor:
+                return estimate(x, t)
+
+        own = {"_check_interval": lambda self: (float(times[0]), float(times[-1]))}
+        given = dict(interpolant="linear", prediction="velocity", dtype=torch.float64, integrator="euler")
+        out: Tensor = type("OnInterval", (kind,), own)(Model(), **given).sample(x=x, n_steps=len(times) - 1)
+        return out
+
+    return sampler.model, run
+
+
+def _deepinv_home(sde: Any, sampler: str) -> Run:
+    solver = imported("deepinv.sampling.sde_solver").DDIMSolver
+
+    def run(estimate: Callable[..., Tensor], x: Tensor, times: Tensor) -> Tensor:
+        class Denoiser(nn.Module):
+            def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+                return estimate(x, sigma)
+
+        other = type(sde)(denoiser=Denoiser(), minus_one_one=False)
+        out: Tensor = solver(timesteps=times).sample(other, x).sample
+        return out
+
+    return sde.denoiser, run
+
+
+HOMES = {
+    "azula": Home(_azula_home, ("ddim", "euler", "heun")),
+    "deepinv": Home(_deepinv_home, ("ddim", "euler"), tolerance=1e-5),  # its denoiser is always called in float32
+    "edm": Home(_k_diffusion_home, ("euler", "heun", "dpmpp_2m"), label="class_labels"),  # whose solvers are EDM's
+    "flow_matching": Home(_flow_matching_home, ("ddim", "euler")),
+    "k_diffusion": Home(_k_diffusion_home, ("euler", "heun", "dpmpp_2m")),
+    "physicsnemo": Home(_physicsnemo_home, ("euler", "heun")),
+    "torchebm": Home(_torchebm_home, ("ddim", "euler")),
+}
+"""Libraries that have a sampler of diffkit's under another name; sbi has none: its predictor is Euler's in time."""
 
 
 UNUSED = frozenset(

@@ -71,8 +71,7 @@ class DiffusersUNet2D(Backbone):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that data of this shape cannot be taken."""
-        fault = _halving_fault(composition.data_shape, self.block_out_channels)
-        return [f"{composition.label('backbone')} {fault}"] if fault else []
+        return _problems(composition, _halving_fault(composition.data_shape, self.block_out_channels))
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""
@@ -80,11 +79,8 @@ class DiffusersUNet2D(Backbone):
 
         from diffkit_diffusers.networks import LabelledNetwork
 
-        _refuse(_halving_fault(data_shape, self.block_out_channels))
-        channels, *sides = data_shape
-        size = sides[0] if sides[0] == sides[-1] else tuple(sides)
-        shape = dict(sample_size=size, in_channels=channels, out_channels=out_channels)
-        return LabelledNetwork(_made(UNet2DModel, attrs.asdict(self), shape), self.time_embedding_type == "learned")
+        made = _made_unet(UNet2DModel, self, data_shape, out_channels)
+        return LabelledNetwork(made, self.time_embedding_type == "learned")
 
 
 @frozen
@@ -129,20 +125,16 @@ class DiffusersUNet2DCondition(ConditionalBackbone):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that data of this shape cannot be taken."""
-        fault = _halving_fault(composition.data_shape, self.block_out_channels)
-        return [f"{composition.label('backbone')} {fault}"] if fault else []
+        return _problems(composition, _halving_fault(composition.data_shape, self.block_out_channels))
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
-        """Return the network, ``forward(x, time, y=None, *, context, context_mask=None)``."""
+        """Return the network, ``forward(x, time, *, context, context_mask=None, y=None)``."""
         from diffusers import UNet2DConditionModel
 
         from diffkit_diffusers.networks import ContextNetwork
 
-        _refuse(_halving_fault(data_shape, self.block_out_channels))
-        channels, *sides = data_shape
-        size = sides[0] if sides[0] == sides[-1] else tuple(sides)
-        shape = dict(sample_size=size, in_channels=channels, out_channels=out_channels)
-        return ContextNetwork(_made(UNet2DConditionModel, attrs.asdict(self), shape), self.cross_attention_dim)
+        made = _made_unet(UNet2DConditionModel, self, data_shape, out_channels)
+        return ContextNetwork(made, self.cross_attention_dim)
 
 
 @frozen
@@ -176,8 +168,7 @@ class DiffusersDiT(ConditionalBackbone):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that data of this shape cannot be taken."""
-        fault = self._fault(composition.data_shape)
-        return [f"{composition.label('backbone')} {fault}"] if fault else []
+        return _problems(composition, self._fault(composition.data_shape))
 
     def _fault(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) == 3 and shape[1] == shape[2] and shape[1] % self.patch_size == 0:
@@ -208,9 +199,22 @@ def _halving_fault(shape: tuple[int, ...], block_out_channels: tuple[int, ...]) 
     return None
 
 
+def _problems(composition: Composition, fault: str | None) -> list[str]:
+    return [f"{composition.label('backbone')} {fault}"] if fault else []
+
+
 def _refuse(fault: str | None) -> None:
     if fault:
         raise OptionError(f"this network {fault}")
+
+
+def _made_unet(
+    model: Any, part: DiffusersUNet2D | DiffusersUNet2DCondition, data_shape: tuple[int, ...], out_channels: int
+) -> nn.Module:
+    _refuse(_halving_fault(data_shape, part.block_out_channels))
+    channels, *sides = data_shape
+    size = sides[0] if sides[0] == sides[-1] else tuple(sides)
+    return _made(model, attrs.asdict(part), dict(sample_size=size, in_channels=channels, out_channels=out_channels))
 
 
 def _made(model: Any, options: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:

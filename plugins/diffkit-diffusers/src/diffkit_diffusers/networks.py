@@ -37,7 +37,7 @@ class LabelledNetwork(nn.Module):
 
 
 class ContextNetwork(nn.Module):
-    """``forward(x, time, y=None, *, context, context_mask=None)`` in place of ``model(sample, timestep, ...).sample``.
+    """``forward(x, time, *, context, context_mask=None, y=None)`` in place of ``model(sample, timestep, ...).sample``.
 
     Attributes:
         model: The model of diffusers; save it with its own ``save_pretrained``.
@@ -52,19 +52,19 @@ class ContextNetwork(nn.Module):
         self,
         x: Tensor,
         time: Tensor,
-        y: Tensor | None = None,
         *,
         context: Tensor | float | None = None,
         context_mask: Tensor | None = None,
+        y: Tensor | None = None,
     ) -> Tensor:
         """Return the model's output.
 
         Args:
             x: Noisy data, (B, C, H, W).
             time: Position in diffusers' chain, (B,), 0 for level 1.
-            y: Labels, (B,) int64.
             context: Vectors to attend to, (B, L, width), or 0 for none.
             context_mask: Which of them are there, (B, L) bool, or 1 and 0; all of them by default.
+            y: Labels, (B,) int64.
         """
         if context is None:
             raise OptionError(f"context is missing; pass context, ({len(x)}, L, {self.width}), or context=0 for none")
