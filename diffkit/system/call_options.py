@@ -67,10 +67,13 @@ class EncodeOptions(EstimateOptions, total=False):
         sampler: Name, (name, options) or instance; None is the composed one.
         compile: True or "step" runs each step, network and guidance included, as one compiled graph, which is cached
             for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
+        final: Where sampling ends, and encoding begins: "zero" is clean data, "sigma_min" level 1, as sigmas without a
+            0 at the end do in other libraries. By default the system's, else "zero".
     """
 
     sampler: Slot
     compile: Compile
+    final: str
 
 
 class JobOptions(EncodeOptions, total=False):
@@ -79,12 +82,9 @@ class JobOptions(EncodeOptions, total=False):
     Attributes:
         seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
             sample. Unseeded by default.
-        final: Where sampling ends: "zero" is clean data, "sigma_min" level 1, as sigmas without a 0 at the end do in
-            other libraries. By default the system's, else "zero".
     """
 
     seed: Seed
-    final: str
 
 
 class SampleOptions(JobOptions, total=False):

@@ -433,8 +433,9 @@ class System(nn.Module):
 
         Args:
             x_start: Clean data, (B, C, *S).
-            start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
-                treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
+            start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T; with
+                final="sigma_min" it begins at level 1. "level1" treats x_start as data at level 1 and ends one step
+                past T, without signal, as improved-diffusion does.
             time_of: Which level's time the network gets: that where a step starts ("start"), as the sampler's order
                 needs, or that which it goes to ("end"), as DDIM inversion is done in diffusers and in prompt-to-prompt.
             progress: Show a bar with an ETA on standard error.
@@ -448,14 +449,14 @@ class System(nn.Module):
         if not isinstance(time_of, str) or time_of not in ("start", "end"):
             raise OptionError("must be 'start' or 'end'", option="time_of", value=time_of)
         x = codec.to_latents(self.parts, self._placed(self.checked(x_start), options.get("model")))
-        check_unused(self._model(options.get("model")), options, "seed", "final")
+        check_unused(self._model(options.get("model")), options, "seed")
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler", fix=({"sampler": "heun"}, {"sampler": "ddim"}))
         program = job.encoding_program(past_end=start == "level1", time_of=time_of)
         with job.running("encoding", program.num_steps, progress) as advance:
-            if start == "clean":
+            if start == "clean" and job.final == "zero":
                 x = _first_encoding_step(job, job.denoiser(), x)
             return job.finish(program, range(x.shape[0]), x, None, advance)
 

@@ -81,10 +81,8 @@ class SamplingJob:
 
     def program(self) -> Program:
         """Return the sampling program, from level T down to level 0, or to level 1 (``final="sigma_min"``)."""
-        table, last = self.table, 0
-        if self.final == "sigma_min":
-            table, last = with_first_level(table, self.parts.table), 1
-        make = partial(sampling_program, self.parts, self.parts.sampler, table, last)
+        last = 0 if self.final == "zero" else 1
+        make = partial(sampling_program, self.parts, self.parts.sampler, self._table_of_steps(), last)
         return self._cached(("down", last), make)
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
@@ -97,8 +95,12 @@ class SamplingJob:
     def encoding_program(self, *, past_end: bool = False, time_of: str = "start") -> Program:
         """Return the encoding program, from level 1 up to level T, or one step beyond."""
         how = past_end, time_of
-        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, *how)
-        return self._cached(("up", *how), make)
+        make = partial(encoding_program, self.parts, self.parts.sampler, self._table_of_steps(), *how)
+        return self._cached(("up", self.final, *how), make)
+
+    def _table_of_steps(self) -> ProcessTable:
+        """The table in use; with level 1, if steps end there."""
+        return self.table if self.final == "zero" else with_first_level(self.table, self.parts.table)
 
     def _cached(self, kind: Hashable, make: Callable[[], Program]) -> Program:
         """What ``make()`` returns, or returned for the same sampler and an equal table before.

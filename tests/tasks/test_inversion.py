@@ -8,6 +8,7 @@ import pytest
 import torch
 from gaussian_support import bimodal, bimodal_data, system_for
 
+import diffkit
 from diffkit.errors import OptionError
 from diffkit.registry import registry
 from diffkit.tasks import ExactCode, exact_decode, exact_encode, interpolate, invert, reconstruct
@@ -71,6 +72,16 @@ def test_an_imperfect_network_inverts_as_it_samples(sampler):
     assert found.error.max() < 0.4
     unclipped = invert(system, x, sampler=sampler, model=rough, clip=False, progress=False)
     assert unclipped.error.max() > 2 * found.error.max()
+
+
+def test_data_at_level_1_comes_back_there(exact):
+    system, model, x = exact
+    how = dict(steps=50, model=model, progress=False)
+    found = invert(system, x, final="sigma_min", **how)
+    assert found.error.square().mean().sqrt() < GOAL
+    assert not torch.equal(found.latent, invert(system, x, **how).latent)
+    own = diffkit.recompose(system, sampling={"final": "sigma_min"})
+    assert torch.equal(found.reconstruction, invert(own, x, **how).reconstruction)
 
 
 def seeded():

@@ -90,7 +90,7 @@ def mine(reading: Any, steps: int, x: Tensor, model: Any = None) -> Tensor:
     """The same through diffkit, with noise drawn as diffusers draws it."""
     system = reading.compose(backbone=None, data_shape=tuple(x.shape[1:]), bins=None)
     network = Answers(system.parts.var.extra_outputs) if model is None else model
-    if reading.scheduler == "DDIMInverseScheduler":
+    if reading.scheduler.endswith("InverseScheduler"):
         return system.encode(x, steps=reading.steps(steps), model=network, **reading.encoding)
     generator = torch.Generator().manual_seed(0)
     table = system.table_for(reading.steps(steps))
@@ -106,7 +106,7 @@ def mine(reading: Any, steps: int, x: Tensor, model: Any = None) -> Tensor:
 def gap(name: str, steps: int, options: dict[str, Any], model: Any = None, **calls: Any) -> float:
     """The largest difference of the samples, over the largest size of them."""
     made, x = scheduler(name, **options), start()
-    if name == "DDIMInverseScheduler":  # data
+    if name.endswith("InverseScheduler"):  # data
         x = x.clamp(-1, 1)
     mu = {"exponential": 0.8, "linear": 2.0}[options.get("time_shift_type", "exponential")]
     mu = mu if options.get("use_dynamic_shifting") else None

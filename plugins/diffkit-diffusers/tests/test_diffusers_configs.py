@@ -43,6 +43,7 @@ from diffusers import (  # isort: skip
     DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -259,12 +260,25 @@ def test_a_configuration_is_read_from_a_file_a_folder_or_a_mapping(tmp_path: Pat
     assert diffkit.from_spec(system.spec()).spec() == system.spec()
 
 
-def test_a_scheduler_that_inverts_comes_back():
-    config = said_by(DDIMInverseScheduler(steps_offset=1, clip_sample=False))
+@pytest.mark.parametrize(
+    ("made", "encoding"),
+    [
+        (DDIMInverseScheduler(steps_offset=1, clip_sample=False), {"time_of": "end"}),
+        (
+            DPMSolverMultistepInverseScheduler(
+                solver_order=3, euler_at_final=True, timestep_spacing="leading", lambda_min_clipped=-5.1
+            ),
+            {"time_of": "start", "final": "sigma_min"},
+        ),
+    ],
+    ids=["ddim", "multistep"],
+)
+def test_a_scheduler_that_inverts_comes_back(made: Any, encoding: dict[str, str]):
+    config = said_by(made)
     reading = from_scheduler_config(config)
     written = to_scheduler_config(reading.compose(backbone=None, data_shape=SHAPE))
     assert written == {key: value for key, value in config.items() if key != "_diffusers_version"}
-    assert reading.encoding["time_of"] == "end"
+    assert {key: value for key, value in reading.encoding.items() if key != "sampler"} == encoding
     assert from_scheduler_config(said_by(DDIMScheduler())).encoding["time_of"] == "start"
 
 
@@ -307,6 +321,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         UniPCMultistepScheduler,
         dict(disable_corrector=[0]),
         "disable_corrector=[0] is not supported; only [] is",
+    ),
+    "first level": (
+        DPMSolverMultistepInverseScheduler,
+        dict(timestep_spacing="leading", steps_offset=1),
+        "steps_offset=1 is not supported; 0 is",
     ),
     "mu": (
         FlowMatchEulerDiscreteScheduler,

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 import torch
-from diffkit_diffusers import DiffusersDDIM, from_scheduler_config
+from diffkit_diffusers import DiffusersDDIM, DiffusersSpacing, from_scheduler_config
 from diffusers_doubles import scheduler, theirs
 from diffusers_full_loops import BASES, LOOPS, Loop
 from torch import Tensor
@@ -20,10 +20,13 @@ from diffkit.protocols import Level, Prediction
 from diffkit.system.sampling import sampling_program
 from diffkit.table import ProcessTable, respace
 
+# diffusers hands tensors to np.array, which torch and NumPy 2 do not agree on; and it warns of what it changes.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
 SCALED = ("Euler", "Heun", "LMS", "KDPM2")
 """Classes whose states are x / alpha."""
-NOT_READ = ("DPMSolverMultistepInverse",)
-"""Classes that are refused by name."""
+NAMED = ("karras", "exponential", "beta")
+"""Kinds of sigmas."""
 FLOAT32 = 1e-4
 """Relative: in diffusers 1 - alpha_bar of the first levels has lost four digits, at 1e-4 with a rounding of 6e-8."""
 OTHERWISE = {
@@ -32,6 +35,8 @@ OTHERWISE = {
     "edm_dpm v_prediction": "no mean has EDM's output with the other sign",
     "ddim_inverse v_prediction": "the first output, of timestep 0, is decoded at clean data, where v is eps",
     "ddim_inverse no_set_alpha_to_one": "data is taken for that of timestep 0",
+    "dpm_multi_inverse no_noise_thres": "a sample_max_value below 1 multiplies every estimate",
+    "dpm_multi_inverse karras_and_v_prediction": "the last step stays at the noisiest level",
     "pndm v_prediction": "v of several levels are mixed, and taken for that of the last",
 }
 """Configurations that are refused or sampled otherwise; the tests below show that this alone makes the difference."""
@@ -72,9 +77,9 @@ def through_diffkit(loop: Loop, sign: float = 1.0, model: Any = dummy_model, **g
     config = {"_class_name": loop.scheduler, **BASES[loop.scheduler], **loop.options}
     reading = from_scheduler_config(config, eta=0.0)
     system = reading.compose(backbone=None, data_shape=dummies(loop)[0].shape[1:], bins=None)
-    if loop.scheduler == "DDIMInverseScheduler":
-        x = dummies(loop)[0]
-        return system.encode(x, steps=reading.steps(loop.steps), model=model, **reading.encoding)
+    if loop.scheduler.endswith("InverseScheduler"):
+        how = {"steps": reading.steps(loop.steps), "model": model, **reading.encoding, **given}
+        return system.encode(dummies(loop)[0], **how)
     whole = system.table_for(reading.steps(loop.steps))
     table = respace(whole, range(1, whole.num_steps + 1 - loop.start)) if loop.start else whole
     x = start_of(loop, table, float(whole.sigma[-1] / whole.alpha[-1]))
@@ -135,7 +140,7 @@ def meets(loop: Loop, found: Tensor) -> None:
 
 
 def loops_of(*, fast: bool) -> list[Any]:
-    read = [loop for loop in LOOPS if not loop.scheduler.startswith(NOT_READ) and loop.name not in OTHERWISE]
+    read = [loop for loop in LOOPS if loop.name not in OTHERWISE]
     return [pytest.param(loop, id=loop.name.replace(" ", "-")) for loop in read if (loop.steps < 100) == fast]
 
 
@@ -195,7 +200,31 @@ def test_diffusers_mixes_v_of_several_levels():
     torch.testing.assert_close(through_diffkit(loop), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NOT_READ)
-def test_other_classes_are_refused_by_name(name: str):
-    with pytest.raises(diffkit.OptionError, match=f"a scheduler of class '{name}Scheduler' cannot be read"):
-        from_scheduler_config({"_class_name": f"{name}Scheduler"})
+INVERSE = "DPMSolverMultistepInverseScheduler"
+
+
+@pytest.mark.parametrize(
+    "options", [dict(timestep_spacing="trailing"), *({f"use_{kind}_sigmas": True} for kind in NAMED)], ids=str
+)
+def test_the_last_step_of_an_inverse_chain_stays(options: dict[str, Any]):
+    """It goes from a level to itself, and is not a number where the solver divides by its size."""
+    made = scheduler(INVERSE, **options, solver_type="heun", lower_order_final=False)
+    made.set_timesteps(20)
+    assert made.sigmas[-1] == made.sigmas[-2]
+    assert theirs(made, 20, torch.ones(2, 1, 2, 2, dtype=torch.float64)).isnan().all()
+    with pytest.raises(diffkit.OptionError, match="is not supported: diffusers' last step stays at the noisiest level"):
+        from_scheduler_config({"_class_name": INVERSE, **options})
+
+
+def test_an_inverse_chain_without_its_last_step():
+    loop = next(loop for loop in LOOPS if loop.name == "dpm_multi_inverse karras_and_v_prediction")
+    steps = DiffusersSpacing(loop.steps, "DPMSolverMultistepScheduler", sigmas="karras")
+    meets(loop, through_diffkit(loop._replace(options=dict(prediction_type="v_prediction")), steps=steps))
+
+
+def test_noise_on_the_way_up_is_not_a_number():
+    """Its variance, 1 - exp(-2 h), is negative."""
+    made = scheduler(INVERSE, algorithm_type="sde-dpmsolver++")
+    assert theirs(made, 4, torch.ones(2, 1, 2, 2, dtype=torch.float64)).isnan().all()
+    with pytest.raises(diffkit.OptionError, match=r"algorithm_type='sde-dpmsolver\+\+', .* is not supported"):
+        from_scheduler_config({"_class_name": INVERSE, "algorithm_type": "sde-dpmsolver++"})

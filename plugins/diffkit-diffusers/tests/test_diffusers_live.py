@@ -135,6 +135,13 @@ NEXT = [
             [{}, dict(clip_sample=False)],
             BETAS,
         ),
+        "DPMSolverMultistepInverse": each(
+            _DPM,
+            PREDICTIONS,
+            [dict(steps_offset=1), dict(solver_type="heun"), dict(lower_order_final=False), SPACINGS[0]],
+        )
+        + each(_DPM, [dict(algorithm_type="dpmsolver"), dict(euler_at_final=True), CLIPS[4]], BETAS[:2])
+        + [BETAS[2] | dict(lambda_min_clipped=-5.1)],
         "LCM": each(
             PREDICTIONS,
             BETAS[1:],

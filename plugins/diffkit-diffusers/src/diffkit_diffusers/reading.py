@@ -83,9 +83,10 @@ class SchedulerReading:
     def encoding(self) -> Mapping[str, Any]:
         """Options of `System.encode` and `diffkit.tasks.invert` that go from data to noise as a scheduler does.
 
-        The network is given the time of the level gone to by one that inverts, else that of the level left.
+        A DDIMInverseScheduler gives the network the time of the level gone to; a multistep one takes data for that of
+        level 1.
         """
-        return {"sampler": self.slots["sampler"], "time_of": "end" if SCHEDULERS[self.scheduler].inverts else "start"}
+        return {"sampler": self.slots["sampler"], "time_of": "start", **SCHEDULERS[self.scheduler].inverts}
 
     def compose(self, **slots: Any) -> diffkit.System:
         """Return a system; any slot, such as backbone and data_shape, may be given or overridden."""
@@ -167,10 +168,11 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
     """One sentence for each thing that diffkit cannot do as diffusers does."""
     for name in record.fixed(config):
         yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
-    for key, among in _choices(record, config).items():
+    choices = {key: (among, "") for key, among in _choices(record, config).items()}
+    for key, (among, why) in (choices | record.limits).items():
         if key in config and config[key] not in among:
-            verb = "is" if len(among) == 1 else "are"
-            yield f"{key}={config[key]!r} is not supported; {', '.join(map(repr, among))} {verb}"
+            verb, because = "is" if len(among) == 1 else "are", why and f": {why}"
+            yield f"{key}={config[key]!r} is not supported{because}; {', '.join(map(repr, among))} {verb}"
     variance = config.get("variance_type")
     if variance is not None and variance not in VARIANCES:
         yield (
@@ -206,6 +208,8 @@ def _choices(record: Scheduler, config: Config) -> dict[str, Any]:
         "sigma_schedule": ("karras", "exponential"),
         "time_shift_type": ("exponential", "linear"),
     }
+    if record.end == "sigma_min" and config["timestep_spacing"] == "leading":  # else data is not that of level 1
+        found["steps_offset"] = (0,)
     return found | ({} if config.get("trained_betas") is not None else {"beta_schedule": SHAPES})
 
 
@@ -300,14 +304,14 @@ def _slots(
     record: Scheduler, config: Config, chain: Config, spacing: DiffusersSpacing, table: ProcessTable, eta: float | None
 ) -> dict[str, Any]:
     var = VARIANCES[config.get("variance_type") or "fixed_small"]
-    guidance = _guidance(config)
+    guidance, final = _guidance(config), {"final": "sigma_min"} if record.end == "sigma_min" else {}
     return {
         **chain,
         "var": var,
         "loss": "hybrid" if var == "learned_range" else "simple",
         "sampler": _sampler(record, config, table, eta),
         "clip_x_start": bool(config.get("clip_sample")) and not guidance,
-        "sampling": {"steps": spacing} | ({"guidance": guidance} if guidance else {}),
+        "sampling": {"steps": spacing} | ({"guidance": guidance} if guidance else {}) | final,
     }
 
 

@@ -123,10 +123,12 @@ class Scheduler:
         name: Its name.
         options: Its options and their defaults.
         solvers: Samplers that it is.
-        end: The option that decides whether a chain ends at clean data or at level 1, or that value itself.
+        end: The option that decides whether a chain ends at clean data or at level 1, or that value itself: "clean";
+            "level 1" by the sampler's last step; "sigma_min" without that step.
         chain: Where its noise levels come from: "betas", "edm" (sigma) or "flow" (straight paths).
         eta: The sampler's option that diffusers is told at each call as eta, and its default there.
-        inverts: It goes from data to noise.
+        inverts: Options of `System.encode` with which it goes from data to noise; none if it samples.
+        limits: Values of an option that are read where others are not, and why.
         divides: It cannot start from a level without signal, and takes a little in its place.
     """
 
@@ -137,7 +139,8 @@ class Scheduler:
     divides: bool = False
     chain: str = "betas"
     eta: tuple[str, float] | None = None
-    inverts: bool = False
+    inverts: Config = field(factory=dict)
+    limits: Mapping[str, tuple[tuple[Any, ...], str]] = field(factory=dict)
 
     def solver(self, config: Config) -> Solver | None:
         """Return the solver of a configuration; None if there is no such sampler."""
@@ -174,6 +177,9 @@ class Scheduler:
         return self.end == "level 1"
 
 
+_STAYS = "diffusers' last step stays at the noisiest level"
+
+
 def _dpm(algorithm: str, order: int | tuple[int, ...]) -> dict[str, Any]:
     return {"algorithm_type": algorithm, "solver_order": order}
 
@@ -190,6 +196,11 @@ _DPM_OPTIONS: dict[str, Any] = {
     **ENDS,
     "lambda_min_clipped": -float("inf"),
     **LEARNED,
+}
+_DPM_INVERSE = {
+    name: value
+    for name, value in _DPM_OPTIONS.items()
+    if name not in {*ENDS, "use_dynamic_shifting", "time_shift_type"}
 }
 _K_OPTIONS: dict[str, Any] = {**CHAIN, **SIGMAS, **SPACED}
 _NARROW: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -236,7 +247,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             "DDIMInverseScheduler",
             {**CHAIN, **CLIPPED, "set_alpha_to_one": True, **_LEADING, **ZERO_SNR},
             (Solver("ddim", {"set_alpha_to_one": True, "clip_sample_range": 1.0}, {"clipped_eps": False}),),
-            inverts=True,
+            inverts={"time_of": "end"},
         ),
         Scheduler(
             "PNDMScheduler",
@@ -254,6 +265,17 @@ SCHEDULERS: dict[str, Scheduler] = {
             ),
             end="final_sigmas_type",
             divides=True,
+        ),
+        Scheduler(
+            "DPMSolverMultistepInverseScheduler",
+            {**_DPM_INVERSE, "euler_at_final": False, **SPACED},
+            tuple(Solver("diffusers_multistep", _dpm(*kind), {}, _COPIED_DPM) for kind in _MULTISTEP[:2]),
+            end="sigma_min",
+            inverts={"final": "sigma_min"},
+            limits={
+                "timestep_spacing": (("linspace", "leading"), _STAYS),
+                **dict.fromkeys(SIGMAS, ((False,), _STAYS)),
+            },
         ),
         Scheduler(
             "DPMSolverSinglestepScheduler",

@@ -24,6 +24,7 @@ class Grid(NamedTuple):
     Attributes:
         whole: Timesteps of "linspace" are rounded to whole numbers.
         beyond: One more timestep is spaced, and the cleanest one is left out.
+        inverts: That one is left in, and the noisiest is the last of the chain.
         own_range: Karras and other sigmas lie between those of the spaced timesteps, not between all of the chain's.
         rounds: Kinds of sigmas whose times are rounded to whole numbers.
         truncates: Times of other sigmas are cut to whole numbers.
@@ -33,6 +34,7 @@ class Grid(NamedTuple):
 
     whole: bool = True
     beyond: bool = False
+    inverts: bool = False
     own_range: bool = False
     rounds: tuple[str, ...] = ()
     truncates: bool = False
@@ -60,6 +62,7 @@ GRIDS: dict[str, Grid] = {
     "KDPM2DiscreteScheduler": _K_ROUNDED,
     "KDPM2AncestralDiscreteScheduler": _K_ROUNDED,
     "DPMSolverMultistepScheduler": _DPM,
+    "DPMSolverMultistepInverseScheduler": _DPM._replace(inverts=True),
     "DPMSolverSinglestepScheduler": _DPM,
     "DEISMultistepScheduler": _DPM,
     "UniPCMultistepScheduler": _DPM,
@@ -81,7 +84,7 @@ class DiffusersSpacing(GridSpacing):
     by the logarithm of sigma. Options are named as in a ``scheduler_config.json``.
 
     Attributes:
-        count: Number of levels.
+        count: Number of levels; one more for DPMSolverMultistepInverseScheduler, whose steps are between them.
         scheduler: Class of the scheduler; they round in different ways.
         timestep_spacing: "linspace", "leading" or "trailing".
         steps_offset: Added to the timesteps of "leading".
@@ -208,9 +211,11 @@ class DiffusersSpacing(GridSpacing):
             found = np.arange(float(points)) * (top // points) + self.steps_offset
         else:
             found = np.arange(top, 0, -num_steps / n).round()[::-1] - 1
-        if grid.beyond and self.timestep_spacing != "trailing":
+        if grid.inverts:
+            found[-1] = top - 1
+        elif grid.beyond and self.timestep_spacing != "trailing":
             found = found[1:]
-        if len(found) != n or np.any(np.diff(found) <= 0) or found[0] < 0 or found[-1] > num_steps - 1:
+        if len(found) != n + grid.inverts or np.any(np.diff(found) <= 0) or found[0] < 0 or found[-1] > num_steps - 1:
             raise OptionError(f"{self._named()} has no {n} different timesteps below {num_steps}; use fewer steps")
         if self.half_steps:
             if n < 4 or num_steps // n < 2:

@@ -89,7 +89,8 @@ class _Writer:
             return None
         final, first = options.get("final_alpha_bar", 1.0), float(self.system.table.alpha_bar[1])
         short = final != 1.0 or (self.system.settings.sampling or {}).get("final") == "sigma_min"
-        if final not in (1.0, first) or (short and record.end == "clean") or (not short and record.end == "level 1"):
+        unlike = record.end == "clean" if short else record.end in ("level 1", "sigma_min")
+        if unlike or final not in (1.0, first):
             return None
         if record.end in record.options:
             found[record.end] = {"final_sigmas_type": ("zero", "sigma_min")}.get(record.end, (True, False))[short]
