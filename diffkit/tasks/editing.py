@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffkit.errors import Message, OptionError, Setting
 from diffkit.options import check_integer, check_number
-from diffkit.spacing import levels
+from diffkit.registry.resolve import Slot
+from diffkit.spacing import Grid, levels, visited
 from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.codec import to_latents
 from diffkit.system.module import System
+from diffkit.table import ProcessTable
 from diffkit.tasks._images import images_for
 
 
@@ -31,8 +34,8 @@ def image_to_image(
 ) -> Tensor:
     """Return variations of an image, (n, C, *S), by sampling from level k, from ``x_k = alpha x + sigma noise``.
 
-    Level k is visited, and those of ``steps`` below it. A level that is nearer to k than half of the step below it is
-    left out, as the step between them would change almost nothing.
+    Level k is visited, and those of ``steps`` below it, or noise levels between those of the table. A level that is
+    nearer to k than half of the step below it is left out, as the step between them would change almost nothing.
 
     Args:
         system: The system.
@@ -54,9 +57,12 @@ def image_to_image(
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
     steps = (system.settings.sampling or {}).get("steps") if "steps" not in options else options["steps"]
-    lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
+    found = visited(system.num_steps, steps, system.table)
     image = images_for(system, "image", image, n)
-    options["steps"] = [*lower_levels, top]
+    if isinstance(found, Grid) and np.isfinite(system.table.log_snr[top]):
+        options["steps"] = _noise_below(top, found, system.table)
+    else:
+        options["steps"] = _levels_to(top, levels(system.num_steps, steps, system.table))
     job = system.prepare(len(image), **options)
     program, batches, out = job.program(), job.batches(batch_size), []
     alpha, sigma = float(job.table.alpha[-1]), float(job.table.sigma[-1])
@@ -68,9 +74,21 @@ def image_to_image(
     return torch.cat(out)
 
 
-def _levels_below(top: int, found: Sequence[int]) -> list[int]:
-    """Return the levels below ``top``, ascending, without the last if it is too near to ``top``."""
+def _levels_to(top: int, found: Sequence[int]) -> list[int]:
+    """Return the levels up to ``top``, ascending, without the one below it if that is too near."""
     lower_levels = [0, *(k for k in found if k < top)]
     if len(lower_levels) > 1 and 2 * (top - lower_levels[-1]) < lower_levels[-1] - lower_levels[-2]:
         lower_levels.pop()
-    return lower_levels[1:]
+    return [*lower_levels[1:], top]
+
+
+def _noise_below(top: int, grid: Grid, table: ProcessTable) -> Slot:
+    """Return the same of noise levels between those of the table; near is meant in log-SNR."""
+    end, known = float(table.log_snr[top]), grid.log_snr
+    below = [i for i in range(len(known)) if known[i] > end]
+    if len(below) > 1 and 2 * (known[below[-1]] - end) < known[below[-2]] - known[below[-1]]:
+        below.pop()
+    options = {"values": np.exp(-0.5 * np.array([*known[below], end])).tolist()}
+    if grid.time is not None:
+        options["times"] = [*grid.time[below].tolist(), float(table.time[top])]
+    return "sigmas", options

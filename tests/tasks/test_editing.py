@@ -56,6 +56,24 @@ def test_the_levels_below_are_the_spacings_and_the_top_is_met_exactly():
     assert seen == [4.0, 3.0, 2.0, 1.0, 0.0]
 
 
+def test_noise_levels_between_those_of_the_table():
+    system, seen, oracle = system_for((1, 3), schedule="linear"), [], GaussianOracle(0.2, 0.5)
+    network, image = network_of(oracle, system), torch.randn(2, 1, 3) * 0.5
+
+    def model(x, time):
+        seen.append(float(time[0]))
+        return network(x, time)
+
+    how = dict(steps="karras40:exact", sampler="dpmpp_2m", seed=5, model=model, progress=False)
+    got = image_to_image(system, image, level=660, **how)
+    times = system.table_for("karras40:exact").time[1:]
+    assert seen == pytest.approx([659.0, *(time for time in times[::-1] if time < 659)], abs=1e-3)
+    alpha, sigma = float(system.table.alpha[660]), float(system.table.sigma[660])
+    noise = diffkit.system.randomness.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
+    wanted = oracle.flow((alpha * image + sigma * noise).double(), (alpha, sigma), (1.0, 0.0))
+    torch.testing.assert_close(got.double(), wanted, rtol=0, atol=3e-3)
+
+
 def test_at_full_strength_nothing_is_left_but_the_samples_own_noise():
     system = system_for((1, 3), num_steps=20)
     made = image_to_image(system, torch.zeros(1, 3), n=2, strength=1, seed=3, model=halving, progress=False)
