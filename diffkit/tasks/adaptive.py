@@ -124,7 +124,8 @@ def sample_adaptive(
     run = _Run(job, high, low, rtol, atol)
     with job.running(f"sampling {n}", 0, False):
         x = job.begin(range(n), job.noise(range(n)), job.checked_start(start))
-        return run.finish(x, control)
+        found = run.finish(x, control)
+    return attrs.evolve(found, samples=system.from_latents(found.samples))
 
 
 class _StepSize:
