@@ -129,6 +129,7 @@ _DETERMINISTIC = {
     "dpm_solver_2": "C8--s",
     "dpmpp_2s": "C9--s",
     "dpm_solver_3": "k--s",
+    "rk4": "C0--s",
 }
 """Multistep ones have solid lines, single-step ones dashed. 'euler' and 'dpm_solver_1' are 'ddim' by another name."""
 _STOCHASTIC = {
@@ -141,4 +142,6 @@ _STOCHASTIC = {
     "dpmpp_sde": "C5--s",
     "churn": "C1--s",
     "restart": "C3--s",
+    "predictor_corrector": "C7--s",
+    "sa_solver": "C8-o",
 }

@@ -161,6 +161,7 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         "device": sampling.saved.system.device.type,
         **({"conditions": _digest_of(sampling.conditions)} if sampling.conditions else {}),
         **({"precision": precision} if precision != "fp32" else {}),
+        **({} if sampling.adaptive is None else {"adaptive": sampling.adaptive}),
         **({"compile": "step" if compiled is True else compiled} if compiled else {}),
     }
 

@@ -22,12 +22,16 @@ from diffkit.runtime.finite import check_finite
 from diffkit.runtime.images import pixels
 from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
+from diffkit.tasks.adaptive import sample_adaptive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diffkit.system.cascade import CascadeJob
     from diffkit.system.prepared import SamplingJob
+
+_ATOL = 0.156
+"""Absolute tolerance over the relative one, as the defaults of `sample_adaptive` have it."""
 
 
 @frozen(eq=False)
@@ -44,6 +48,8 @@ class Sampling:
         each: How many samples there are for each small image; they are consecutive.
         options: Of `System.sample`: steps, sampler, guidance, clip, compile.
         conditions: Further conditions by name, with one row for all samples, or one for each.
+        adaptive: Relative tolerance of steps of controlled error, which those of a batch share; see
+            `diffkit.tasks.sample_adaptive`. None takes the steps of the sampler.
     """
 
     saved: Saved
@@ -55,6 +61,11 @@ class Sampling:
     each: int = 1
     options: Mapping[str, Any] = field(factory=dict)
     conditions: Mapping[str, NDArray[Any]] = field(factory=dict)
+    adaptive: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.adaptive is not None and self.saved.cascade is not None:
+            raise OptionError("is for one system, not for a cascade", option="adaptive", value=self.adaptive)
 
     @property
     def batches(self) -> list[range]:
@@ -83,7 +94,9 @@ class Sampling:
         return cascade.prepare(len(rows), seed=self.seed, stages=stages, **self._conditions(rows))
 
     def count_steps(self, rows: range) -> int:
-        """Return the number of steps of some samples."""
+        """Return the number of steps of some samples; 1 if they are chosen on the way."""
+        if self.adaptive is not None:
+            return 1
         cascade = self.cascade_job(rows)
         return self.job(rows).program().num_steps if cascade is None else cascade.num_steps
 
@@ -106,6 +119,15 @@ class Sampling:
             return last
         job, here = self.job(rows), range(len(rows))
         noise_fn = noise_for(self.seed, rows, job.parts.data_shape, job.device)
+        if self.adaptive is not None:
+            how: dict[str, Any] = {
+                "rtol": self.adaptive,
+                "atol": _ATOL * self.adaptive,
+                "start": job.begin(here, noise_fn),
+            }
+            found = sample_adaptive(self.saved.system, len(rows), **how, **self.options, **self._conditions(rows))
+            advance(1)
+            return found.samples
         z = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
         return job.from_latents(z)
 

@@ -70,6 +70,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "churn": "edm_sampler karras_ve",
         "lms": "lms_discrete",
         "pndm": "plms ipndm",
+        "predictor_corrector": "pc pc_sampler langevin langevin_corrector",
         "deis": "deis_multistep",
         "unipc": "uni_pc_bh2 unipc_multistep",
         "dpm2": "k_dpm_2 k_dpm_2_discrete",

@@ -28,6 +28,11 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder is that of a run or of a saved system."""
+    return (folder / SPEC).is_file()
+
+
 def weights_file(path: Path) -> Path:
     """Return a path if it is that of a file, or the file of weights in the folder of a run or a saved system."""
     return path / WEIGHTS if path.is_dir() else path

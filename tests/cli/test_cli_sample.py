@@ -19,6 +19,7 @@ from diffkit.evaluation.sampling import Sampling
 from diffkit.evaluation.saved import load
 from diffkit.guidance import ClassifierFree
 from diffkit.runtime.images import grid, pixels, png
+from diffkit.tasks import sample_adaptive
 
 
 def test_python_writes_the_same_files(command: Command, saved: Path, tmp_path: Path):
@@ -68,6 +69,21 @@ def test_noise_between_levels_and_an_end_at_level_1(command: Command, saved: Pat
     assert found.code == 0 and "note:" not in found.err
     again = command("sample", saved, "-n", 1, *options[:2], "--out", out, "--format", "npz")
     assert again.code and "final" in again.err
+
+
+def test_steps_of_controlled_error(command: Command, refused: Refused, saved: Path, tmp_path: Path):
+    out, words = tmp_path / "out", ("-n", 3, "--batch-size", 2, "--classes", "owl", "--format", "npz")
+    found = command("sample", saved, *words, "--adaptive", 0.5, "--out", out)
+    assert found.code == 0, found.err
+    system = diffkit.load(saved)
+    start = system.prepare(2, seed=0, y=[2, 2]).noise(range(2))()
+    expected = sample_adaptive(system, 2, rtol=0.5, atol=0.078, start=start, y=[2, 2]).samples
+    with np.load(next(out.glob("*.npz"))) as arrays:
+        assert np.array_equal(arrays["arr_0"][:2, ..., 0], pixels(expected, 256)[:, 0])
+    again = command("sample", saved, *words, "--adaptive", 0.4, "--out", out)
+    assert again.code and "adaptive" in again.err
+    text = refused("sample", saved, "--adaptive", 0.5, "--sampler", "heun", "--out", tmp_path / "other")
+    assert text == "--adaptive has a solver of its own; leave --sampler out"
 
 
 def test_karras_levels_on_a_preserving_path_are_remarked_on(command: Command, saved: Path, tmp_path: Path):

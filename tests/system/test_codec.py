@@ -51,6 +51,8 @@ def test_all_that_a_system_does_is_in_the_units_of_data():
     torch.testing.assert_close(system.sample(3, **how), 5 + 2 * plain.sample(3, **how))
     torch.testing.assert_close(system.encode(x, steps=5), plain.encode(z, steps=5))
     torch.testing.assert_close(system.sample_from(None, noise, None), 5 + 2 * plain.sample_from(None, noise, None))
+    adapted = [tasks.sample_adaptive(one, 2, seed=0, rtol=0.5).samples for one in (system, plain)]
+    torch.testing.assert_close(adapted[0], 5 + 2 * adapted[1])
     edited = [tasks.image_to_image(one, data, strength=0.5, **how) for one, data in ((system, x), (plain, z))]
     torch.testing.assert_close(edited[0], 5 + 2 * edited[1])
     assert (tasks.invert(system, x, steps=5, progress=False).reconstruction - x).abs().max() < 1

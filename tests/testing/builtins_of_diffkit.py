@@ -120,6 +120,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"estimates": 2, "tau": 0.0, "lower_order_long": False},
         {"estimates": 1, "tau": 0.5, "s_tmin": 0.0, "s_tmax": 100.0, "corrected": False},
     ],
+    ("sampler", "predictor_corrector"): [{}, {"snr": 0.3, "bounded": False}],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
     ("sampler", "unipc"): [
         {},
@@ -272,9 +273,11 @@ def conditions_for(kind: str, part: Any) -> Any:
 
 
 def known_failures(kind: str, name: str, options: dict[str, Any]) -> dict[str, str]:
-    """Laws that a part or option is there to break, and why; of the options only the noise scale of some samplers."""
+    """Laws that a part or option is there to break, and why."""
     if (kind, name) == ("extractor", "digits"):
         return {"identity_follows_the_weights": "its weights follow from a recipe, which its identity holds"}
+    if not options.get("bounded", True):
+        return {"order_as_declared": "the own error of a corrector's step remains in however short steps"}
     if options.get("s_noise", 1.0) == 1.0:
         return {}
     louder = "noise of another scale leaves no step the spread it should have, which is what the option is for"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import AS_COMPOSED, Drawing
+from diffkit.cli.parsing.spec import ParsedOptions
+from diffkit.cli.shared.drawing import Drawing, sampling_spec
 
 
 @frozen(kw_only=True)
@@ -25,13 +25,7 @@ class Options(Drawing):
     level: int | None = None
 
 
-SPEC = CommandSpec(
-    {"Options": Options},
-    {"sampler": None, "guidance": None},
-    config=True,
-    composed=("sampler", "guidance"),
-    defaults={**AS_COMPOSED, "strength": "0.5"},
-)
+SPEC = sampling_spec(Options, strength="0.5")
 
 
 def run(parsed: ParsedOptions) -> None:

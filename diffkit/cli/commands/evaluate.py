@@ -25,7 +25,7 @@ from diffkit.data.sources._images import image_size
 from diffkit.errors import OptionError, within
 from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
-from diffkit.runtime.run_layout import SPEC as SPEC_FILE
+from diffkit.runtime.run_layout import is_saved
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -108,7 +108,7 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.runtime.publishing import together
 
     options = parsed.make(Options)
-    system = options.samples is not None and (options.samples / SPEC_FILE).is_file()
+    system = options.samples is not None and is_saved(options.samples)
     if options.samples is not None and system and options.out is None:
         options = attrs.evolve(options, out=in_run_folder(options.samples, RESULT))
     _check(options, parsed, system)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import AS_COMPOSED
+from diffkit.cli.parsing.spec import ParsedOptions
+from diffkit.cli.shared.drawing import sampling_spec
 from diffkit.cli.shared.paths import check_file
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -58,13 +58,7 @@ class Options:
     overwrite: bool = False
 
 
-SPEC = CommandSpec(
-    {"Options": Options},
-    {"sampler": None, "guidance": None},
-    config=True,
-    composed=("sampler", "guidance"),
-    defaults=AS_COMPOSED,
-)
+SPEC = sampling_spec(Options)
 
 
 def run(parsed: ParsedOptions) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import AS_COMPOSED, Drawing
+from diffkit.cli.parsing.spec import ParsedOptions
+from diffkit.cli.shared.drawing import Drawing, sampling_spec
 from diffkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ class Options(Drawing):
     jump: int = 10
 
 
-SPEC = CommandSpec(
-    {"Options": Options},
-    {"sampler": None, "guidance": None},
-    config=True,
-    composed=("sampler", "guidance"),
-    defaults=AS_COMPOSED,
-)
+SPEC = sampling_spec(Options)
 
 
 def run(parsed: ParsedOptions) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps, short
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
+from diffkit.cli.parsing.spec import ParsedOptions, chosen
 from diffkit.cli.shared.device import Precision
-from diffkit.cli.shared.drawing import AS_COMPOSED
+from diffkit.cli.shared.drawing import sampling_spec
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
-from diffkit.options import check_integer, integer
+from diffkit.options import check_integer, integer, number
 from diffkit.runtime.output import log, note
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Options:
         steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         final: Where sampling ends: zero is clean data, sigma_min level 1; as composed by default.
+        adaptive: Choose the steps by their error: a tolerance, such as 0.05, in place of --sampler; --steps gives the
+            ends. Samples of a batch share their steps, so that each depends on --batch-size, too.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
         precision: Precision of the network, and of nothing else.
@@ -79,6 +81,7 @@ class Options:
     steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
     final: Literal["zero", "sigma_min"] | None = None
+    adaptive: float | None = number(None, optional=True, gt=0)
     seed: int = integer(0, ge=0)
     batch_size: int = integer(64, ge=1)
     precision: Precision = "fp32"
@@ -87,13 +90,7 @@ class Options:
     overwrite: bool = False
 
 
-SPEC = CommandSpec(
-    {"Options": Options},
-    {"sampler": None, "guidance": None},
-    config=True,
-    composed=("sampler", "guidance"),
-    defaults={**AS_COMPOSED, "n": f"{DEFAULT}, or one for each picture of --low-res"},
-)
+SPEC = sampling_spec(Options, n=f"{DEFAULT}, or one for each picture of --low-res")
 
 
 def run(parsed: ParsedOptions) -> None:
@@ -133,6 +130,8 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures, read_conditions
 
+    if options.adaptive is not None:
+        parsed.refuse("--adaptive has a solver of its own; leave {} out", "sampler", "compile")
     check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
     if small is not None:
@@ -140,8 +139,7 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
     count = _count(options, small)
     guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
     sampling_options = {
-        "sampler": parsed.parts.get("sampler"),
-        "compile": options.compile or False,
+        **({} if options.adaptive else {"sampler": parsed.parts.get("sampler"), "compile": options.compile or False}),
         **chosen(steps=options.steps, clip=options.clip, final=options.final),
         **with_guidance(parsed, guidance),
     }
@@ -149,9 +147,8 @@ def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
         small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     given = {} if options.conditions is None else read_conditions(options.conditions, count)
-    return Sampling(
-        saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options, given
-    )
+    how = sampling_options, given, options.adaptive
+    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, *how)
 
 
 def _count(options: Options, small: Data | None) -> int:

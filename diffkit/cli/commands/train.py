@@ -15,10 +15,20 @@ from attrs import frozen
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.codec import check_encoder, lacks_options, measured_codec
-from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, SYSTEM, Composition, Sampling, keywords
+from diffkit.cli.shared.composition import (
+    OF_TRAINING,
+    SOURCES,
+    SYSTEM,
+    Composition,
+    Sampling,
+    keywords,
+    loaded_base,
+    parts_of,
+)
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
 from diffkit.errors import CheckpointError, OptionError, within
+from diffkit.runtime.run_layout import is_saved
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -110,33 +120,6 @@ def run(parsed: ParsedOptions) -> None:
     kept = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
     content = recipe("train", SPEC, parsed, system.device, found, parts_of(system) if of_base else kept)
     train(system, data, options, config, content, parsed, options.low_res, base)
-
-
-def is_saved(folder: Path) -> bool:
-    """Return whether a folder is that of a run or of a saved system."""
-    from diffkit.runtime.run_layout import SPEC as SYSTEM_SPEC
-
-    return (folder / SYSTEM_SPEC).is_file()
-
-
-def loaded_base(folder: Path, parsed: ParsedOptions, device: Any) -> System:
-    """Return the system of a folder, with the parts and settings that were given in place of its own."""
-    import attrs
-
-    import diffkit
-    from diffkit.registry import SLOTS
-
-    kinds = (*SLOTS, "coupling", "codec")
-    changes: dict[str, Any] = {kind: parsed.parts[kind] for kind in kinds if kind in parsed.chosen}
-    changes |= {
-        field.name: parsed.values[field.name] for field in attrs.fields(Composition) if field.name in parsed.values
-    }
-    return diffkit.recompose(diffkit.load(folder, device=device), **changes)
-
-
-def parts_of(system: System) -> dict[str, tuple[str, Any]]:
-    """Return the parts of a system by name with options, as an options file has them."""
-    return {kind: (part["name"], part["options"]) for kind, part in system.spec()["parts"].items() if part}
 
 
 def _weights_in(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import OptionError
 from diffkit.options import option_names
-from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.run_layout import SPEC, is_saved
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -44,7 +44,7 @@ def measured_codec(codec: Named, data: Data, run: Path) -> Named:
     from diffkit.system.loading import read_spec
 
     name, given = codec
-    begun = read_spec(run / SPEC) if (run / SPEC).is_file() else {}
+    begun = read_spec(run / SPEC) if is_saved(run) else {}
     known = (begun.get("settings") or {}).get("codec") or {}
     if known.get("name") == name and given.items() <= (known.get("options") or {}).items():
         return name, known["options"]

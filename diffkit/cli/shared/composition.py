@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import STEPS, Steps
 from diffkit.cli.parsing.spec import ParsedOptions, chosen
+
+if TYPE_CHECKING:
+    from diffkit.system.module import System
 
 PARTS: Mapping[str, str | None] = {
     "schedule": "linear",
@@ -76,9 +80,29 @@ class Sampling:
 def keywords(parsed: ParsedOptions, **from_data: Any) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: the options parsed, and ``from_data`` for others."""
     parts: dict[str, Any] = {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()}
-    names = [field.name for field in attrs.fields(Composition)]
-    others = {name: parsed.values[name] for name in names if name in parsed.values}
+    others = _settings(parsed)
     if "decoder" in parsed.parts:  # which knows the number of values
         from_data.pop("bins", None)
     sampling = chosen(steps=parsed.values.get("sampling_steps"), guidance=parts.pop("guidance", None))
     return parts | from_data | others | chosen(sampling=sampling or None)
+
+
+def loaded_base(folder: Path, parsed: ParsedOptions, device: Any) -> System:
+    """Return the system of a folder, with the parts and settings that were given in place of its own."""
+    import diffkit
+    from diffkit.registry import SLOTS
+
+    kinds = (*SLOTS, "coupling", "codec")
+    changes: dict[str, Any] = {kind: parsed.parts[kind] for kind in kinds if kind in parsed.chosen}
+    return diffkit.recompose(diffkit.load(folder, device=device), **changes, **_settings(parsed))
+
+
+def parts_of(system: System) -> dict[str, tuple[str, Any]]:
+    """Return the parts of a system by name with options, as an options file has them."""
+    return {kind: (part["name"], part["options"]) for kind, part in system.spec()["parts"].items() if part}
+
+
+def _settings(parsed: ParsedOptions) -> dict[str, Any]:
+    """The settings of a composition that were given."""
+    names = [field.name for field in attrs.fields(Composition)]
+    return {name: parsed.values[name] for name in names if name in parsed.values}

@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps, short
+from diffkit.cli.parsing.spec import CommandSpec
 from diffkit.options import integer
 
 MOST = 10_000
@@ -56,3 +57,19 @@ AS_COMPOSED = {"sampler": "as it was composed", "steps": "all levels"}
 """Words for the defaults of a system."""
 OF_INVERSION = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
+
+
+def sampling_spec(options: type, **defaults: str) -> CommandSpec:
+    """Return the specification of a command that samples as the system was composed, unless it is told otherwise.
+
+    Args:
+        options: Its class of options.
+        defaults: Further words for defaults.
+    """
+    return CommandSpec(
+        {"Options": options},
+        {"sampler": None, "guidance": None},
+        config=True,
+        composed=("sampler", "guidance"),
+        defaults={**AS_COMPOSED, **defaults},
+    )

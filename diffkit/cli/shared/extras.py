@@ -11,7 +11,7 @@ from diffkit.cli.parsing.parts import names_of
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import source_of
 from diffkit.errors import DiffkitError, MissingExtraError
-from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.run_layout import is_saved
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "train": ("PIL",),
@@ -109,5 +109,5 @@ def _of_measuring(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
         return
     if _BY_TORCHMETRICS & set(parsed.values.get("metrics") or _BY_TORCHMETRICS):
         yield "metrics", "FID and KID"
-    if samples.is_dir() and not (samples / SPEC).is_file():
+    if samples.is_dir() and not is_saved(samples):
         yield "train", "reading image files"

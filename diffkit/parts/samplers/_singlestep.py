@@ -94,9 +94,15 @@ def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimat
     y = (c["x"] * x).addcmul_(c["x_start"], estimate)
     if last:
         return y
-    node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
-    difference = denoise(node, row.nodes[-1]).x_start - estimate
-    return y.addcmul(c["change"], difference)
+    return y.addcmul(c["change"], second_stage(denoise, x, c, row.nodes[-1], estimate)[1])
+
+
+def second_stage(
+    denoise: Denoise, x: Tensor, c: Mapping[str, Tensor], node: Level, estimate: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return x at the node of `midpoint_plan`, and how the estimate there differs from that at t."""
+    at_node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
+    return at_node, denoise(at_node, node).x_start - estimate
 
 
 def trapezoid_plan(steps: Steps, lower_order_long: bool = True) -> dict[str, F64]:

@@ -18,7 +18,13 @@ from diffkit.parts.samplers._coefficients import (
     straight,
     within,
 )
-from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP, inverse_position, noise_to_data
+from diffkit.parts.samplers._singlestep import (
+    MAX_UNBOUNDED_STEP,
+    inverse_position,
+    midpoint_plan,
+    noise_to_data,
+    second_stage,
+)
 from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
@@ -65,18 +71,9 @@ class DPMSolver3(MultistageSampler):
         on_first = outer * (share / noise_ratio(first) - weight * inner / second.sigma)
         on_second = outer * weight / noise_ratio(second)
         two = noise_to_data(steps, first, over_r1 / 2, self.lower_order_long)
-        (x, x_start), (x_1, x_start_1), (x_2, x_start_2) = (straight(steps.t, to) for to in (steps.s, first, second))
-        return {
-            "x": x,
-            "x_start": x_start,
-            "x_1": x_1,
-            "x_start_1": x_start_1,
-            "x_2": x_2,
-            "x_start_2": x_start_2,
-            "inner": inner,
-            "change_1": np.where(three, on_first, two),
-            "change_2": on_second,
-        }
+        x_2, x_start_2 = straight(steps.t, second)
+        third = {"x_2": x_2, "x_start_2": x_start_2, "inner": inner, "change_2": on_second}
+        return midpoint_plan(steps, np.where(three, on_first, two)) | third
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
@@ -86,11 +83,10 @@ class DPMSolver3(MultistageSampler):
         y = (c["x"] * x).addcmul(c["x_start"], estimate)
         if last:
             return y, state
-        x_1 = (c["x_1"] * x).addcmul(c["x_start_1"], estimate)
-        change_1 = denoise(x_1, row.nodes[0]).x_start - estimate
+        change_1 = second_stage(denoise, x, c, row.nodes[0], estimate)[1]
         x_2 = (c["x_2"] * x).addcmul(c["x_start_2"], estimate).addcmul(c["inner"], change_1)
         change_2 = denoise(x_2, row.nodes[1]).x_start - estimate
-        return y.addcmul(c["change_1"], change_1).addcmul(c["change_2"], change_2), state
+        return y.addcmul(c["change"], change_1).addcmul(c["change_2"], change_2), state
 
 
 def _psi(z: F64) -> F64:

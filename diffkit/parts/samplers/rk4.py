@@ -9,8 +9,8 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.options import flag
-from diffkit.parts.samplers._coefficients import MIN_SPACING, moments, noise_ratio, step_size, straight
-from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP
+from diffkit.parts.samplers._coefficients import MIN_SPACING, moments, noise_ratio, step_size
+from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP, midpoint_plan, second_stage
 from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
@@ -48,10 +48,8 @@ class RK4(MultistageSampler):
         return np.where(np.isfinite(step_size(steps)), middle, steps.t.log_snr)[:, None]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return the coefficients of the stages in differences of x_start from that at t."""
+        """Return the coefficients of the stages in differences of x_start from that at t; "change" is the fourth's."""
         t, s, node = steps.t, steps.s, steps.nodes[0]
-        x, x_start = straight(t, s)
-        node_x, node_x_start = straight(t, node)
         h, rho_t = step_size(steps), noise_ratio(t)
         with np.errstate(all="ignore"):
             rho, end = noise_ratio(node), noise_ratio(s)
@@ -73,8 +71,7 @@ class RK4(MultistageSampler):
             }
             at_end = np.where(short, -s.alpha * from_fourth, s.alpha * moments(h, 2)[:, 1])
         stages = {name: np.where(inside, column, 0.0) for name, column in columns.items()}
-        fourth = np.where(np.isfinite(h), at_end, 0.0)
-        return {"x": x, "x_start": x_start, "node_x": node_x, "node_x_start": node_x_start, "fourth": fourth} | stages
+        return midpoint_plan(steps, np.where(np.isfinite(h), at_end, 0.0)) | stages
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
@@ -84,12 +81,11 @@ class RK4(MultistageSampler):
         y = (c["x"] * x).addcmul_(c["x_start"], estimate)
         if last:
             return y, state
-        x_2 = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
-        second = denoise(x_2, row.nodes[0]).x_start - estimate
+        x_2, second = second_stage(denoise, x, c, row.nodes[0], estimate)
         third = denoise(x_2.addcmul(c["third_on_second"], second), row.nodes[0]).x_start - estimate
         x_4 = y.addcmul(c["fourth_on_second"], second).addcmul_(c["fourth_on_third"], third)
         fourth = denoise(x_4, row.s).x_start - estimate
-        return y.addcmul(c["second"], second).addcmul_(c["third"], third).addcmul_(c["fourth"], fourth), state
+        return y.addcmul(c["second"], second).addcmul_(c["third"], third).addcmul_(c["change"], fourth), state
 
 
 def _weights(place: F64) -> tuple[F64, F64, F64]:

@@ -40,7 +40,7 @@ NOISY = [
     "dpmpp_2s_ancestral", ("dpmpp_2s_ancestral", {"eta": 0.5, "r": 0.7}), "dpmpp_sde",
     ("dpmpp_sde", {"eta": 0.5, "r": 0.3}), "sde_dpmpp_3m", ("sde_dpmpp_3m", {"eta": 0.5}),
     ("sde_dpmpp_3m", {"variance": "learned"}), ("dpmpp_2s_ancestral", {"variance": "learned"}),
-    ("restart", {"times": 1, "rho_min": 0.5, "rho_max": 2.0}),
+    ("restart", {"times": 1, "rho_min": 0.5, "rho_max": 2.0}), "predictor_corrector",
 ]  # fmt: skip
 MIXTURE = MixtureOracle([0.3, 0.7], [[-0.8], [0.5]], 0.25)
 """Two modes, 1-D: the flow of a point is found by matching quantiles."""

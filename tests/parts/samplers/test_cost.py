@@ -35,6 +35,7 @@ COST = {
     "heun": (2, 4),
     "lms": (1, 6),
     "pndm": (1, 7),
+    "predictor_corrector": (2, 5),
     "restart": (2, 6),
     "rk4": (4, 13),
     "sa_solver": (1, 6),
