@@ -68,8 +68,7 @@ class SolverCase:
 
     @functools.cached_property
     def _runs(self) -> dict[str, list[SolverRun]]:
-        noise = self._first.draw_count > 0
-        return {grid: [self.run(of(n), grid, noise) for n in self.counts] for grid, of in self.grids.items()}
+        return {grid: [self.run(of(n), grid, self.stochastic) for n in self.counts] for grid, of in self.grids.items()}
 
     @functools.cached_property
     def _first(self) -> SolverRun:
@@ -98,7 +97,7 @@ class SolverRun:
         solve, path, times: What is run.
         where: Named in results.
         rounding: As in `ExactRun`.
-        noise: Whether it may draw noise; it is run a third faster if it does not.
+        noise: Whether what it draws matters, and so is replaced, which costs a third of the time.
     """
 
     solve: Solve

@@ -77,7 +77,8 @@ class GaussianOracle:
     def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
         """Return E[x_start | x_t], linear in x."""
         mean, std = self._like(x)
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        variance = std * std
+        gain = alpha * variance / (alpha * alpha * variance + sigma * sigma)
         return mean + gain * (x - alpha * mean)
 
     def variance(self, alpha: Number, sigma: Number) -> Tensor:
