@@ -47,8 +47,8 @@ def without_defaults(description: str, guidance: Guidance | None) -> str:
 
 
 def _options(guidance: Guidance | None) -> list[attrs.Attribute[Any]]:
-    known = attrs.fields(type(guidance)) if attrs.has(type(guidance)) else ()
-    return [field for field in known if field.init]
+    kind: Any = type(guidance)
+    return [field for field in attrs.fields(kind) if field.init] if attrs.has(kind) else []
 
 
 def by_worse_system(folder: Path, saved: Saved, **options: Any) -> Guidance:

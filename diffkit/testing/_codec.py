@@ -197,7 +197,9 @@ def spatial_as_declared(part: Codec) -> None:
             continue
         x = _data(shape, 1)
         changed = x.clone()
-        changed[(..., *(slice(a // b) for a, b in zip(shape[1:], latent[1:], strict=True)))] += 0.5
+        sides = zip(shape[1:], latent[1:], strict=True)
+        corner: tuple[slice, ...] = (slice(None), slice(None), *(slice(a // b) for a, b in sides))
+        changed[corner] += 0.5
         moved = (codec.encode(changed) - codec.encode(x)).abs().sum(1)[0]
         at = [int(place) for place in torch.unravel_index(moved.argmax(), moved.shape)]
         require(max(at) <= 1, "the largest change in the corner or beside it", f"at {at}", where)

@@ -91,7 +91,18 @@ def test_previews_and_samples(codec: str, runs: dict[str, Path], command: Comman
 @pytest.mark.slow
 def test_evaluate_compares_pixels(runs: dict[str, Path], command: Command, tmp_path: Path):
     run = runs["autoencoder"]
-    how = ["--data", run.parent / "x.npz", "--data.labels", "true", "--extractor", "digits", "--metrics", "fid", "--seed", "3"]
+    how = [
+        "--data",
+        run.parent / "x.npz",
+        "--data.labels",
+        "true",
+        "--extractor",
+        "digits",
+        "--metrics",
+        "fid",
+        "--seed",
+        "3",
+    ]
     assert command("evaluate", run, *how, "--num", "12", "--steps", "3").code == 0
     drawn = ["sample", run, "-n", "12", "--steps", "3", "--seed", "3", "--format", "npz", "--out", tmp_path / "s"]
     assert command(*drawn).code == 0
@@ -157,7 +168,17 @@ def test_a_classifier_reads_latents(runs: dict[str, Path], command: Command, tmp
     run, folder = runs["autoencoder"], tmp_path / "classifier"
     size = "--channels 8 --num-head-channels 8 --channel-mult 1 --num-res-blocks 1 --groups 4 --attention-resolutions 4"
     found = command(
-        *["train-classifier", "--data", run.parent / "x.npz", "--data.labels", "true", "--system", run, "--out", folder],
+        *[
+            "train-classifier",
+            "--data",
+            run.parent / "x.npz",
+            "--data.labels",
+            "true",
+            "--system",
+            run,
+            "--out",
+            folder,
+        ],
         *["--steps", "2", "--batch-size", "8", *size.split()],
     )
     assert found.code == 0, found.err
