@@ -157,13 +157,13 @@ def frozen_file(kind: str) -> str:
     return f"{kind}.safetensors"
 
 
-def frozen_records(frozen: Mapping[str, nn.Module]) -> dict[str, Any]:
+def frozen_records(frozen: nn.ModuleDict) -> dict[str, Any]:
     """Return what a saved spec says of frozen modules: the record of each one's file; empty if there are none."""
     records = {kind: weights_record(module.state_dict()) for kind, module in frozen.items()}
     return {"frozen": records} if records else {}
 
 
-def renew_frozen(records: Mapping[str, Any], frozen: Mapping[str, nn.Module], folder: Path) -> None:
+def renew_frozen(records: Mapping[str, Any], frozen: nn.ModuleDict, folder: Path) -> None:
     """Write those frozen modules into a run's folder whose files there differ from their records, or are missing."""
     for kind, module in frozen.items():
         state = module.state_dict()

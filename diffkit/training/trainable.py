@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import torch
@@ -83,7 +82,7 @@ def trained_of(system: Trainable) -> nn.Module | None:
     return found
 
 
-def frozen_of(system: Trainable) -> Mapping[str, nn.Module]:
+def frozen_of(system: Trainable) -> nn.ModuleDict:
     """Return the modules of parts of a model, by kind, that are saved with it and not trained."""
-    found: Mapping[str, nn.Module] = getattr(system, "frozen", {})
+    found: nn.ModuleDict = getattr(system, "frozen", None) or nn.ModuleDict()
     return found
