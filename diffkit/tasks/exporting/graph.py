@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -61,8 +62,7 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
     batch = Dim("batch")
     first, *others = ({each.batch_axis: batch} for each in inputs)
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints the graphs in which it fails
-            warnings.simplefilter("ignore")  # of torch about itself
+        with quietly():
             found = torch.export.export(
                 module,
                 tuple(each.example for each in inputs),
@@ -86,6 +86,20 @@ def traced(module: nn.Module, inputs: Sequence[Input], what: str) -> ExportedPro
         for name in _FOR_DEBUGGING:
             node.meta.pop(name, None)
     return found
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let torch neither warn of itself, nor log what it leaves out, nor print the graphs in which it fails."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,7 +23,7 @@ from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling_defaults import plain_steps
 from diffkit.system.saving import part_spec
-from diffkit.tasks.exporting.graph import Input, first_line, traced
+from diffkit.tasks.exporting.graph import Input, first_line, quietly, traced
 from diffkit.tasks.exporting.walk import Walk
 from diffkit.tensors import precision_of
 
@@ -245,8 +244,7 @@ def _write_library(program: ExportedProgram, path: Path, record: Mapping[str, An
     # the function wants this ending, which the file that is replaced has not
     made = path.with_name(f"{path.name}.pt2")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             aoti_compile_and_package(program, package_path=str(made), inductor_configs=configs)
         made.replace(path)
     except OSError:
@@ -264,13 +262,15 @@ def _write_onnx(program: ExportedProgram, path: Path, record: Mapping[str, Any])
     if size > _MOST_OF_ONNX:
         raise OptionError(f"{size / 1e9:.1f} GB of weights do not fit into a file of ONNX; export a .pt2 file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             found = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=names, output_names=[record["output"]["name"]]
             )
-    except Exception as error:  # of the exporter, of several kinds
-        raise OptionError(f"torch's exporter to ONNX failed: {first_line(error)}; export a .pt2 file") from error
+    except Exception as error:  # of the exporter, of several kinds, of which the innermost names the operator
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise OptionError(f"torch's exporter to ONNX failed: {first_line(cause)}; export a .pt2 file") from error
     assert found is not None
     found.model.metadata_props[METADATA] = json.dumps(record)
     found.save(path)

@@ -220,6 +220,25 @@ def test_onnx(backbone, loop, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_operator_that_onnx_has_not_is_named(tmp_path, capsys):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+
+    class Zeta(torch.nn.Module):
+        def forward(self, x, time):
+            return torch.special.zeta(x, x + 1.5)
+
+    system = diffkit.compose(backbone=Zeta(), data_shape=(2,), bins=None)
+    assert "No ONNX function found for <OpOverload(op='prims.zeta'" in refused(
+        system=system, path=tmp_path / "f.onnx", loop=False
+    )
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"no file that diffkit\.export wrote"):
+        check_export(tmp_path / "x.onnx", system)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mlp", "unet"])
 def test_a_compiled_file(backbone, tmp_path, python):
     system = made(backbone)
@@ -235,14 +254,15 @@ def test_a_compiled_file(backbone, tmp_path, python):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, ("cmake", "g++"))), reason="needs cmake and g++")
-def test_the_host_in_cpp_of_the_page(tmp_path):
+def test_the_host_in_cpp_of_the_page(tmp_path, python):
     page = (Path(__file__).parents[3] / "docs/learn/sampling-as-a-file.md").read_text(encoding="utf-8")
     for name, language in (("host.cpp", "cpp"), ("CMakeLists.txt", "cmake")):
         (tmp_path / name).write_text(page.partition(f"```{language}\n")[2].partition("```")[0])
     backbone = ("mlp", dict(hidden=16, depth=1, num_classes=10))
     system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(1, 8, 8), num_steps=20)
     path = export(system, tmp_path / "digits.pt2", sampler="dpmpp_2m", steps=4, compiled=True)
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    place = [python, "-I", "-c", "import torch; print(torch.utils.cmake_prefix_path)"]
+    prefix = f"-DCMAKE_PREFIX_PATH={subprocess.check_output(place, text=True).strip()}"
     for command in (["cmake", "-B", "build", prefix], ["cmake", "--build", "build"], ["build/host", path]):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
