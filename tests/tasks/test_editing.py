@@ -64,9 +64,9 @@ def test_noise_levels_between_those_of_the_table():
         seen.append(float(time[0]))
         return network(x, time)
 
-    how = dict(steps="karras40:exact", sampler="dpmpp_2m", seed=5, model=model, progress=False)
+    how = dict(steps="karras100:exact", sampler="dpmpp_2m", seed=5, model=model, progress=False)
     got = image_to_image(system, image, level=660, **how)
-    times = system.table_for("karras40:exact").time[1:]
+    times = system.table_for("karras100:exact").time[1:]
     assert seen == pytest.approx([659.0, *(time for time in times[::-1] if time < 659)], abs=1e-3)
     alpha, sigma = float(system.table.alpha[660]), float(system.table.sigma[660])
     noise = diffkit.system.randomness.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
