@@ -139,6 +139,23 @@ def _compare(system, program, sampler, guidance, batch):
 
 
 @pytest.mark.slow
+def test_a_negative_prompt_of_another_length(tmp_path):
+    backbone = ("dit", dict(hidden=16, depth=1, heads=2, patch=4, context=3))
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(1, 8, 8), num_steps=60)
+    with torch.no_grad():
+        for weight in system.parameters():
+            weight.normal_(std=0.1)
+    context, guidance = torch.randn(2, 4, 3), ("cfg", {"scale": 2.0, "null": {"context": torch.randn(1, 2, 3)}})
+    path = export(system, tmp_path / "f.pt2", sampler="ddim", steps=3, guidance=guidance, context=context)
+    assert [each["name"] for each in read_metadata(path)["inputs"]] == ["x", "context", "context_mask"]
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        found = program_of(path).module()(x, context, torch.ones(2, 4, dtype=torch.bool))
+    options = {"sampler": "ddim", "steps": 3, "guidance": guidance, "context": context, "progress": False}
+    assert torch.equal(found, system.sample(2, start=x, **options))
+
+
+@pytest.mark.slow
 def test_the_network_is_in_the_graph_once_and_steps_cost_nothing(tmp_path):
     system, sizes = made(), []
     for steps in (10, 50):
