@@ -310,7 +310,7 @@ def _context_problems(system: Trainable, example: Batch) -> Iterator[str]:
     elif expected and context is None:
         yield problem(
             f"the network reads a context of width {expected}, but the data gives none; wrap it in "
-            "diffkit.data.Encoded(data, texts, encode)",
+            "diffkit.data.Encoded(data, encode, texts)",
             fix={"context": UNSET},
         )
     elif expected and found != expected:

@@ -349,6 +349,9 @@ def test_a_folder_to_begin_with_decides_what_data_does_not(command: Command, tmp
     colours = [line.split()[1] for line in train("colours", 8, 3, 3, *init)]
     assert colours == ["input_blocks.0.0.weight", "out.2.weight", "out.2.bias"]
     assert len(train("deeper", 8, 1, 3, *init, "--backbone.num-res-blocks", "2")) > 0
+    file = tmp_path / "base" / "model.safetensors"
+    assert train("begun", 8, 1, 3, "--init", file, *small.split(), "--schedule", "cosine")  # the weights alone
+    train("begun", 8, 1, 3, *init, "--schedule", "cosine")  # a run goes on with its own parts
     for name in ("same", "larger", "fewer", "none", "colours", "deeper"):
         found = diffkit.load(tmp_path / name)
         assert found.parts.names == wanted.parts.names and found.num_steps == 9

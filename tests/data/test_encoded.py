@@ -87,7 +87,7 @@ def test_data_that_does_not_fit_the_network_is_refused(tmp_path):
             0,
             "the data gives a context of width 3, but the network reads none; load the data without; use context=3",
         ),
-        (from_array(IMAGES), 3, "the network reads a context of width 3, but the data gives none; wrap it in"),
+        (from_array(IMAGES), 3, r"but the data gives none; wrap it in diffkit.data.Encoded\(data, encode, texts\)"),
         (data, 4, "the network reads a context of width 4, the data gives one of width 3; compose with that width"),
     ):
         system = diffkit.compose(backbone=("unet", recipe | {"context": width}), data_shape=(1, 4, 4))

@@ -100,11 +100,13 @@ def _from_system(words: Sequence[str], kinds: Collection[str], spec: CommandSpec
 def _from_init(words: Sequence[str], above: Sequence[Layer], spec: CommandSpec) -> list[Layer]:
     """The system in the folder that ``--init`` names, but for what data decides, and parts named on the line or above.
 
-    Beside an adapter the system itself is loaded.
+    Beside an adapter the system itself is loaded. A run that has begun goes on with its own.
     """
-    named = named_on_line(words, [*spec.slots, "init"])
+    named = named_on_line(words, [*spec.slots, "init", "out"])
     taken = named.keys() | {path[0] for layer in above for path in layer.values}
-    if "init" not in named or "adapter" in taken or not _is_file(file := Path(named["init"], SPEC)):
+    files = (Path(named.get(each, ""), SPEC) for each in ("out", "init") if each in named)
+    file = next(filter(_is_file, files), None)
+    if "init" not in named or "adapter" in taken or file is None:
         return []
     parts, settings = _saved(file)
     table = {name: settings[name] for name in _LEVELS if isinstance(settings.get(name), int | str | list)}
