@@ -95,7 +95,7 @@ def _sequences(value: Any, mask: Any = None) -> Masked | None:
 
 
 def _alike(prompt: Masked, negative: Masked) -> bool:
-    return prompt[0].shape[1] == negative[0].shape[1] and (prompt[1] is None) == (negative[1] is None)
+    return prompt[0].shape[1] == negative[0].shape[1] and prompt[1] is None and negative[1] is None
 
 
 def _padded(name: str, found: Masked, length: int) -> dict[str, Tensor]:
