@@ -40,6 +40,8 @@ def test_a_cascade_is_made_and_sampled(command: Command, refused: Refused, stage
     assert np.array_equal(made, wanted) and labels.tolist() == [1] * 5
     assert command(*words).code == 0  # nothing is left to do
     assert "this is a cascade, which is not one system" in refused("nll", folder, "--data", "digits")
+    text = refused("sample", folder, "--adaptive", 0.1, "--out", tmp_path / "b")
+    assert "is for one system, not for a cascade" in text
 
 
 def test_stages_that_do_not_fit_are_refused(refused: Refused, stages: list[Path], tmp_path: Path):
