@@ -6,7 +6,8 @@ system = diffkit.adopt(network, predicts="eps", alphas_cumprod=table, data_shape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -153,7 +154,7 @@ def adopt(
         model = _read_callable(obj, predicts, given, sigma, times)
     else:
         options |= {} if times is None else {"times": times}
-        model = _find_reader(obj, reader).read(obj, **options)
+        model = _find_reader(obj, reader, options).read(obj, **options)
         model = model if predicts is None else evolve(model, predicts=predicts)
     if null_conditions is not None:
         model = evolve(model, null_conditions=null_conditions)
@@ -232,15 +233,27 @@ def _levels(name: str, value: Any, sigma: Any, times: ArrayLike | None) -> tuple
             raise OptionError("alpha is one of two functions; give sigma, too")
         at = torch.linspace(0.001, 0.999, _LEVELS, dtype=torch.float64) if times is None else torch.as_tensor(times)
         return value(at.double()).numpy(), sigma(at.double()).numpy(), at.double().numpy()
-    values = np.asarray(torch.as_tensor(value).double().cpu().numpy())
+    values = _numbers(name, value, math.inf if name == "sigmas" else 1.0)
+    given = None if times is None else _numbers("times", times)
     if name == "sigmas":
-        return np.ones_like(values), values, values if times is None else np.asarray(times, dtype=np.float64)
+        return np.ones_like(values), values, values if given is None else given
     alpha_bar = np.cumprod(1 - values) if name == "betas" else values
-    time = np.arange(len(values), dtype=np.float64) if times is None else np.asarray(times, dtype=np.float64)
-    return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), time
+    return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), np.arange(len(values)) * 1.0 if given is None else given
 
 
-def _find_reader(obj: Any, reader: str | None) -> Adopter:
+def _numbers(name: str, value: Any, most: float | None = None) -> F64:
+    """Return an argument as numbers of levels, (T,), between 0 and ``most`` if that is given."""
+    found = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.array(value, dtype=np.float64)
+    low, high = (-math.inf, math.inf) if most is None else (0, most)
+    if found.ndim != 1 or not found.size or not np.all((found >= low) & (found <= high) & np.isfinite(found)):
+        between = "" if most is None else " >= 0" if most == math.inf else " between 0 and 1"
+        worst = found[~((found >= low) & (found <= high) & np.isfinite(found))]
+        got = f"{worst[0]}" if found.ndim == 1 and worst.size else f"shape {found.shape}"
+        raise OptionError(f"{name} must be finite numbers{between}, one for each level, (T,), got {got}")
+    return found
+
+
+def _find_reader(obj: Any, reader: str | None, options: Iterable[str]) -> Adopter:
     """Return the reader of an object's library, by the packages that its type and its parts' types are from."""
     readers = registry(ADOPTER.name)
     known, wanted = readers.names(), [reader] if reader is not None else [*_packages(obj)]
@@ -250,6 +263,9 @@ def _find_reader(obj: Any, reader: str | None) -> Adopter:
     listed = ", ".join(known) or "none"
     if reader is not None:
         raise OptionError(f"no reader {reader!r}{did_you_mean(reader, known)} (known: {listed})")
+    for name in options:
+        if meant := did_you_mean(name, ("predicts", "alphas_cumprod", "betas", "sigmas", "alpha", "sigma", "times")):
+            raise OptionError(f"adopt has no option {name!r}{meant}")
     raise OptionError(
         f"no reader for {type(obj).__name__} of {wanted[0]!r} (known: {listed}); "
         "use predicts='eps' with alphas_cumprod, betas, sigmas, or alpha and sigma"
