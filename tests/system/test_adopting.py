@@ -80,7 +80,7 @@ def test_it_is_saved_and_loaded_with_its_network(tmp_path):
         ({"betas": BETAS}, "predicts is needed beside a schedule; use predicts='eps'"),
         ({"predicts": "eps", "betas": BETAS, "sigmas": BETAS}, "betas and sigmas are two schedules; give one"),
         ({"predicts": "eps", "alpha": torch.cos}, "alpha is one of two functions; give sigma, too"),
-        ({"predicts": "eps", "alphas_cumprod": ALPHA_BAR[::-1]}, "level 2 has no more noise than level 1; order levels"),
+        ({"predicts": "eps", "alphas_cumprod": ALPHA_BAR[::-1]}, "level 2 has no more noise than level 1"),
         ({"predicts": "eps", "betas": [0.5, 1.5]}, "betas must be finite numbers between 0 and 1, .* got 1.5"),
         ({"predicts": "eps", "sigmas": [[1.0]]}, r"sigmas must be finite numbers >= 0, .* got shape \(1, 1\)"),
         ({"predicts": "eps", "alpha_cumprod": BETAS}, "no option 'alpha_cumprod'; did you mean 'alphas_cumprod'"),
