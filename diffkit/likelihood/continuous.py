@@ -92,6 +92,17 @@ class ContinuousBound:
         return path
 
 
+def check_continuous(system: System) -> None:
+    """Raise `OptionError` if data has no bound in continuous time."""
+    if continuous_path(system.parts) is None:
+        raise OptionError(
+            f"the bound in continuous time needs a schedule and a mean that are defined between levels, not "
+            f"{system.parts.label('schedule')} with {system.parts.label('mean')}; use schedule='log_linear' or "
+            "'monotone', and levels of the table otherwise"
+        )
+    check_likelihood(system.parts)
+
+
 @torch.no_grad()
 def continuous_bound(
     system: System,
@@ -130,13 +141,7 @@ def continuous_bound(
     Source: Kingma et al. 2021, arXiv:2107.00630, eqs. 11 and 17.
     """
     count = check_integer("times_per_example", times_per_example, ge=2)
-    if continuous_path(system.parts) is None:
-        raise OptionError(
-            f"the bound in continuous time needs a schedule and a mean that are defined between levels, not "
-            f"{system.parts.label('schedule')} with {system.parts.label('mean')}; use schedule='log_linear' or "
-            "'monotone', and levels of the table otherwise"
-        )
-    check_likelihood(system.parts)
+    check_continuous(system)
     x_start = system.checked(x_start).to(system.device)
     job = system.prepare(len(x_start), steps=None, guidance=None, seed=seed, clip=clip, model=model, **conditions)
     check_unused(job.model, conditions, "sampler", "compile")

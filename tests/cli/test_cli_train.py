@@ -413,3 +413,18 @@ def test_names_of_parameters_are_options_and_repeat_from_the_file(command: Comma
         "train", "--data", images, "--out", tmp_path / "c", "--steps", "2", "--freeze", "frist.*", *TINY
     ).err
     assert "--freeze frist.* matches no parameter of the network; did you mean 'first.*'?" in missing
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_saved_system_is_repeated_from_the_file(command: Command, images: Path, tmp_path: Path):
+    how = {"data_shape": (3, 4, 6), "num_steps": 20, "backbone": ("mlp", {"hidden": 8, "depth": 1})}
+    base = diffkit.compose(schedule="cosine", **how).save(tmp_path / "base")
+    words = ("--adapter", "lora", "--adapter.targets", "first", "--steps", 2, "--batch-size", 4)
+    found = command("train", "--data", images, "--init", base, *words, "--out", tmp_path / "a")
+    assert found.code == 0, found.err
+    found = command("train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    assert found.code == 0, found.err
+    one, two = (diffkit.load(tmp_path / name) for name in "ab")
+    assert one.num_steps == 20 and one.spec() == two.spec()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name

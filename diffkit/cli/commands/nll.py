@@ -111,6 +111,7 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.saved import load
     from diffkit.evaluation.scoring import check_data_fits, choose_examples
+    from diffkit.likelihood.continuous import check_continuous
     from diffkit.runtime.distributed import join_ranks
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.compiling import compile_network
@@ -131,6 +132,8 @@ def run(parsed: ParsedOptions) -> None:
         if saved.num_classes is not None:
             data = match_classes(data, saved.classes)
         check_data_fits(saved.system, data, classes=saved.num_classes)
+        if options.continuous:
+            check_continuous(saved.system)
         if options.dequantize == "uniform" and saved.bins is None:
             text, none = "is for data on bins; this system's is continuous", {"dequantize": "none"}
             raise OptionError(text, option="dequantize", value="uniform", fix=none)

@@ -24,6 +24,7 @@ from diffkit.cli.shared.composition import (
     keywords,
     loaded_base,
     parts_of,
+    settings_of,
 )
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
@@ -118,7 +119,9 @@ def run(parsed: ParsedOptions) -> None:
             say(remark)
     found = {name: composition[name] for name in ("data_shape", "bins") if name in composition} | chosen(init=init)
     kept = {kind: composition[kind] for kind in composition.keys() & {"backbone", "codec"}}
-    content = recipe("train", SPEC, parsed, system.device, found, parts_of(system) if of_base else kept)
+    if of_base:
+        found, kept = found | settings_of(system), parts_of(system)
+    content = recipe("train", SPEC, parsed, system.device, found, kept)
     train(system, data, options, config, content, parsed, options.low_res, base)
 
 

@@ -102,6 +102,12 @@ def parts_of(system: System) -> dict[str, tuple[str, Any]]:
     return {kind: (part["name"], part["options"]) for kind, part in system.spec()["parts"].items() if part}
 
 
+def settings_of(system: System) -> dict[str, Any]:
+    """Return the settings of a system that are not the defaults of `Composition`."""
+    found = {field.name: (getattr(system.settings, field.name), field.default) for field in attrs.fields(Composition)}
+    return {name: value for name, (value, default) in found.items() if value != default}
+
+
 def _settings(parsed: ParsedOptions) -> dict[str, Any]:
     """The settings of a composition that were given."""
     names = [field.name for field in attrs.fields(Composition)]
