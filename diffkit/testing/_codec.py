@@ -183,7 +183,7 @@ def elementwise_as_declared(part: Codec) -> None:
 
 @check("codec")
 def spatial_as_declared(part: Codec) -> None:
-    """With spatial = True the sides of latents divide those of data, and data in a corner changes latents there most.
+    """With spatial = True the sides of latents divide those of data, and data in a corner changes latents most near it.
 
     Usually: spatial = True for a codec that flattens, transposes or transforms the axes of data.
     """
@@ -202,7 +202,8 @@ def spatial_as_declared(part: Codec) -> None:
         changed[corner] += 0.5
         moved = (codec.encode(changed) - codec.encode(x)).abs().sum(1)[0]
         at = [int(place) for place in torch.unravel_index(moved.argmax(), moved.shape)]
-        require(max(at) <= 1, "the largest change in the corner or beside it", f"at {at}", where)
+        near = all(2 * place < side for place, side in zip(at, latent[1:], strict=True))
+        require(near, "the largest change in the half of each axis with the corner", f"at {at}", where)
 
 
 @check("codec")
