@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,10 @@ def lane(monkeypatch):
     )
     for name, value in stand_ins.items():
         monkeypatch.setattr(lane, name, value)
+    served = sys.modules["serving"]
+    monkeypatch.setattr(served, "clock", time.process_time)
+    monkeypatch.setattr(served, "interleaved", once)
+    monkeypatch.setattr(lane, "serving", lambda system, costs, _: served.serving(system, costs, 4))
     with fake_gpu(monkeypatch) as mode, mode.reading():  # what is measured against reads its losses and norms
         yield lane
     for name in OWN:
@@ -53,7 +58,7 @@ def lane(monkeypatch):
     sys.modules.update(kept)
 
 
-def once(cases, rounds):
+def once(cases, rounds, warm_ups=0):
     """Run each case, and say that it took a second."""
     for case in cases.values():
         case()
@@ -79,6 +84,7 @@ CASES = {
     "training": lambda lane: lane.training("iddpm/cifar10-uncond", 2, compiled=True, peers=True),
     "training_with_classes": lambda lane: lane.training("dit/b2-256", 2, compiled=True, peers=False),
     "bound": lambda lane: lane.bound("iddpm/cifar10-uncond", 4),
+    "requests": lambda lane: lane.requests("iddpm/cifar10-uncond"),
 }
 
 

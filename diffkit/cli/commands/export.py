@@ -21,7 +21,7 @@ from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.drawing import sampling_spec
 from diffkit.cli.shared.paths import check_file
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def _graph(options: Options, parsed: ParsedOptions) -> Path:
     if given and not options.loop:
         raise OptionError(f"--{next(iter(given))} is of sampling, and the graph is the network alone; add --loop")
     how: dict[str, Any] = {"loop": options.loop, "compiled": options.aot, "draw_noise": options.draw_noise}
-    return export(saved.system, options.to, **how, **given)
+    with within(compiled="aot"):
+        return export(saved.system, options.to, **how, **given)
 
 
 def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:

@@ -102,7 +102,8 @@ def _refuse_sampling(options: Mapping[str, Any]) -> None:
     """Raise `OptionError` if an option has no effect on the network alone."""
     for name, value in options.items():
         if name != "model" and value is not None and value is not False:
-            raise OptionError(f"{name} is of sampling, and the graph is the network alone", fix={"loop": True})
+            text = "is of sampling, and the graph is the network alone"
+            raise OptionError(text, option=name, fix={"loop": True})
 
 
 def _kind(path: Path, compiled: bool, draw_noise: bool) -> str:
@@ -114,8 +115,8 @@ def _kind(path: Path, compiled: bool, draw_noise: bool) -> str:
         raise OptionError(what)
     if path.suffix == ".onnx":
         if compiled or draw_noise:
-            name = "compiled" if compiled else "draw_noise"
-            raise OptionError(f"{name}=True is for .pt2 files; ONNX has neither libraries nor torch's generator")
+            text = "is for .pt2 files; ONNX has neither libraries nor torch's generator"
+            raise OptionError(text, option="compiled" if compiled else "draw_noise", value=True)
         with needed("onnx", "a file of ONNX"):
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401

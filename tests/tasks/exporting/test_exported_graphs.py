@@ -305,7 +305,7 @@ def test_arguments_that_make_no_sense(tmp_path):
     of_network = dict(path=tmp_path / "f.pt2", loop=False)
     assert refused(**of_network, steps=3) == "steps is of sampling, and the graph is the network alone; use loop=True"
     assert refused(**of_network, draw_noise=True).startswith("draw_noise is of sampling")
-    assert "ONNX has neither" in refused(path=tmp_path / "f.onnx", compiled=True)
+    assert "compiled=True is for .pt2 files; ONNX has neither" in refused(path=tmp_path / "f.onnx", compiled=True)
     assert "a file has no seed" in refused(path=tmp_path / "f.pt2", seed=3)
     assert "use compiled=True" in refused(path=tmp_path / "f.pt2", compile="step")
     assert list(tmp_path.iterdir()) == [folder]
