@@ -237,8 +237,12 @@ def _levels(name: str, value: Any, sigma: Any, times: ArrayLike | None) -> tuple
     given = None if times is None else _numbers("times", times)
     if name == "sigmas":
         return np.ones_like(values), values, values if given is None else given
-    alpha_bar = np.cumprod(1 - values) if name == "betas" else values
-    return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), np.arange(len(values)) * 1.0 if given is None else given
+    alpha_bar: F64 = np.cumprod(1 - values, dtype=np.float64) if name == "betas" else values
+    return (
+        np.sqrt(alpha_bar),
+        np.sqrt(1 - alpha_bar),
+        np.arange(len(values), dtype=np.float64) if given is None else given,
+    )
 
 
 def _numbers(name: str, value: Any, most: float | None = None) -> F64:

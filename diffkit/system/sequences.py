@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import attrs
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.parts.guidance._with_and_without import WithAndWithout
 from diffkit.protocols import Composition, Guidance
 from diffkit.system.signatures import names_condition
 
@@ -58,20 +58,34 @@ def with_prompts_alike(
     Unchanged where they are so already, or the network takes no mask. A mask of the prompt is not one of the negative
     prompt, nor the other way round.
     """
-    for place, guidance in enumerate(parts.guidance):
-        null = guidance.null if isinstance(guidance, WithAndWithout) else None
-        for name in null or ():
-            assert null is not None, "it has names"
-            negative, prompt = _sequences(null[name], null.get(_mask(name))), None
-            if negative is not None and names_condition(model, _mask(name)):
-                prompt = _sequences(conditions.get(name), conditions.get(_mask(name)))
-            if negative is None or prompt is None or _alike(prompt, negative):
-                continue
-            longest = max(prompt[0].shape[1], negative[0].shape[1])
-            conditions = {**conditions, **_padded(name, prompt, longest)}
-            found: Guidance = attrs.evolve(guidance, null={**null, **_padded(name, negative, longest)})  # type: ignore[misc]  # every part is an attrs class
-            parts = attrs.evolve(parts, guidance=(*parts.guidance[:place], found, *parts.guidance[place + 1 :]))
-    return parts, conditions
+    nulls = [_nulls(guidance) for guidance in parts.guidance]
+    changed: list[dict[str, Tensor]] = [{} for _ in nulls]
+    for name in dict.fromkeys(name for null in nulls for name in null):
+        prompt = _sequences(conditions.get(name), conditions.get(_mask(name)))
+        negatives = [_sequences(null.get(name), null.get(_mask(name))) for null in nulls]
+        found = [each for each in (prompt, *negatives) if each is not None]
+        alike = len({value.shape[1] for value, _ in found}) == 1 and all(mask is None for _, mask in found)
+        if prompt is None or len(found) == 1 or alike or not names_condition(model, _mask(name)):
+            continue
+        longest = max(value.shape[1] for value, _ in found)
+        conditions = {**conditions, **_padded(name, prompt, longest)}
+        for own, negative in zip(changed, negatives, strict=True):
+            own |= {} if negative is None else _padded(name, negative, longest)
+    guided = tuple(map(_with_null, parts.guidance, nulls, changed))
+    return (attrs.evolve(parts, guidance=guided) if any(changed) else parts), conditions
+
+
+def _nulls(guidance: Guidance) -> Mapping[str, Any]:
+    """Its null conditions: the option ``null`` of all guidance that compares with them."""
+    null = getattr(guidance, "null", None)
+    return null if isinstance(null, Mapping) else {}
+
+
+def _with_null(guidance: Guidance, null: Mapping[str, Any], changed: Mapping[str, Tensor]) -> Guidance:
+    found = copy(guidance)  # not attrs.evolve, which forgets its place in the list
+    if changed:
+        object.__setattr__(found, "null", {**null, **changed})
+    return found
 
 
 def _mask(name: str) -> str:
@@ -92,10 +106,6 @@ def _sequences(value: Any, mask: Any = None) -> Masked | None:
         return found, None
     mask = torch.as_tensor(mask)
     return found, mask if mask.ndim == 2 else mask[None]
-
-
-def _alike(prompt: Masked, negative: Masked) -> bool:
-    return prompt[0].shape[1] == negative[0].shape[1] and prompt[1] is None and negative[1] is None
 
 
 def _padded(name: str, found: Masked, length: int) -> dict[str, Tensor]:

@@ -52,6 +52,15 @@ def test_negative_prompts_of_another_length_share_the_call(system, guidance):
     assert (apart - drawn(system, context=texts, guidance=(guidance, {"scale": 2.0}))).abs().max() > 1e-3
 
 
+def test_several_guidances_keep_their_negative_prompts(system):
+    one, other = prompt(3, 4)[None], prompt(6, 5)[None]
+    both = [("cfg", {"scale": 2.0, "null": {"context": one}}), ("cfg", {"scale": 1.5, "null": {"context": other}})]
+    apart = [(name, {**options, "joint": False}) for name, options in both]
+    same(drawn(system, context=[prompt(2)], guidance=both), drawn(system, context=[prompt(2)], guidance=apart))
+    swapped = drawn(system, context=[prompt(2)], guidance=[both[0], ("cfg", {**both[1][1], "null": {"context": one}})])
+    assert (swapped - drawn(system, context=[prompt(2)], guidance=both)).abs().max() > 1e-3
+
+
 def test_the_mask_of_a_prompt_is_not_that_of_the_negative_one(system):
     padded = torch.cat([prompt(1, 1), torch.full((2, 3), 9.0)])
     mask, negative = torch.tensor([[1, 0, 0]]), prompt(3, 4)[None]

@@ -128,15 +128,15 @@ def _kind(path: Path, compiled: bool, draw_noise: bool) -> str:
 
 def _conditions(job: SamplingJob, given: Mapping[str, Any]) -> dict[str, Tensor]:
     """Examples of the conditions that the caller gave, and of masks that go with them, as the network gets them."""
-    given = [name for name in job.conditions if name in given or name.removesuffix("_mask") in given]
+    taken = [name for name in job.conditions if name in given or name.removesuffix("_mask") in given]
     problems = [
         f"condition {name!r} is a {type(job.conditions[name]).__name__}, and an exported graph takes tensors; give the "
         "tensor that the network computes with"
-        for name in given
+        for name in taken
         if not isinstance(job.conditions[name], Tensor)
     ]
     refuse(problems)
-    return {name: job.conditions[name] for name in given}
+    return {name: job.conditions[name] for name in taken}
 
 
 def _sampling(
