@@ -128,6 +128,9 @@ def test_commands_of_pictures(runs: dict[str, Path], command: Command, picture: 
     assert torch.equal(painted[..., :4], x[0, ..., :4])
     assert_drawn(tmp_path / "paint" / "a.png", painted)
     steps = ["--steps", "3", *more]
+    Image.fromarray(PIXELS[0, :4, :4, 0]).save(tmp_path / "small.png")
+    upscaled = command("upscale", run, tmp_path / "small.png", "--method", "dps", *steps, tmp_path / "large")
+    assert upscaled.code == 0, upscaled.err
     assert command("interpolate", run, picture, picture, "-n", "2", *steps, tmp_path / "between").code == 0
     ends = tasks.interpolate(system, x[0], x[0], 2, steps=3, y=1, progress=False)
     assert_drawn(tmp_path / "between" / "between_00.png", ends[0])
@@ -196,7 +199,9 @@ def test_what_cannot_work_is_one_line(runs: dict[str, Path], refused: Refused, p
     lossy = "codec 'autoencoder' does not give data back exactly, so that data has no likelihood"
     for how in ([], ["--ode"], ["--continuous"]):
         assert refused("nll", run, "--data", data, "--data.labels", "true", *how).startswith(lossy)
-    assert "needs a measurement that is linear" in refused("upscale", run, picture, "--classes", "1", *out)
+    upscale = ["upscale", run, picture, "--classes", "1", "--steps", "2", *out]
+    assert "needs a measurement that is linear" in refused(*upscale)
+    assert "--noise-std is for the other methods" in refused(*upscale, "--method", "dps", "--noise-std", "0.1")
     train = ["train", "--data", data, *out, "--codec", "autoencoder", "--steps", "1"]
     assert refused(*train).startswith("--codec.folder is missing, and latents of random weights say nothing")
     assert "nowhere holds no autoencoder" in refused(*train, "--codec.folder", tmp_path / "nowhere")

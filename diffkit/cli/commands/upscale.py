@@ -7,13 +7,16 @@ by diffkit sample --low-res.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import AS_COMPOSED, Drawing
 from diffkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from diffkit.protocols import Guidance
 
 
 @frozen(kw_only=True)
@@ -23,12 +26,13 @@ class Options(Drawing):
     Attributes:
         pictures: A small picture, or a folder of them.
         factor: How much larger each side becomes, >= 2; divides the system's.
-        method: mmps (the best, some backward passes a step), pigdm (one) or diffpir (none).
+        method: mmps (the best, some backward passes a step), pigdm (one), diffpir (none), or dps (one; for any system,
+            those of an autoencoder's latents included).
         noise_std: Standard deviation of the noise in the small pictures, whose range is -1 to 1.
     """
 
     factor: int = 2
-    method: Literal["mmps", "pigdm", "diffpir"] = "mmps"
+    method: Literal["mmps", "pigdm", "diffpir", "dps"] = "mmps"
     noise_std: float = 0.05
 
 
@@ -51,7 +55,12 @@ def run(parsed: ParsedOptions) -> None:
 
     options = parsed.make(Options)
     methods = {"mmps": guidance.MMPS, "pigdm": guidance.PiGDM, "diffpir": guidance.DiffPIR}
-    method = methods[options.method](average_pool(options.factor), noise_std=options.noise_std)
+    pool = average_pool(options.factor)
+    if options.method == "dps":
+        parsed.refuse("{} is for the other methods; leave it out", "noise_std")
+        method: Guidance = guidance.DPS(pool)
+    else:
+        method = methods[options.method](pool, noise_std=options.noise_std)
     task = PictureTask.of(options, parsed)
     channels, *sides = task.shape
     if any(side % options.factor for side in sides):
