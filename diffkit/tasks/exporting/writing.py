@@ -79,6 +79,8 @@ def export(
         raise OptionError("compile is for calls of the system; use compiled=True to compile the file")
     if given.pop("seed", None) is not None:
         raise OptionError("a file has no seed: its noise is given at each call")
+    if "n" in conditions:
+        raise OptionError("a file takes a batch of any size; leave n out")
     if not loop:
         _refuse_sampling({**options_in(options, JobOptions), "draw_noise": draw_noise})
     job = system.prepare(2, **given, **conditions)

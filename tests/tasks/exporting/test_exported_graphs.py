@@ -307,6 +307,7 @@ def test_arguments_that_make_no_sense(tmp_path):
     assert refused(**of_network, draw_noise=True).startswith("draw_noise is of sampling")
     assert "compiled=True is for .pt2 files; ONNX has neither" in refused(path=tmp_path / "f.onnx", compiled=True)
     assert "a file has no seed" in refused(path=tmp_path / "f.pt2", seed=3)
+    assert "takes a batch of any size" in refused(path=tmp_path / "f.pt2", n=3)
     assert "use compiled=True" in refused(path=tmp_path / "f.pt2", compile="step")
     assert list(tmp_path.iterdir()) == [folder]
 
