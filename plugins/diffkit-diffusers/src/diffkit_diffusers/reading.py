@@ -169,7 +169,7 @@ def _problems(record: Scheduler, config: Config, mu: float | None) -> Iterator[s
     for name in record.fixed(config):
         yield f"{name}={config[name]!r} is not supported; only {record.options[name]!r} is"
     choices = {key: (among, "") for key, among in _choices(record, config).items()}
-    for key, (among, why) in (choices | record.limits).items():
+    for key, (among, why) in {**choices, **record.limits}.items():
         if key in config and config[key] not in among:
             verb, because = "is" if len(among) == 1 else "are", why and f": {why}"
             yield f"{key}={config[key]!r} is not supported{because}; {', '.join(map(repr, among))} {verb}"
