@@ -10,6 +10,8 @@ import diffkit
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.testing import check_component, report
 
+pytest.importorskip("diffusers")
+
 CONFIG = dict(
     in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
     down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
