@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkit.errors import OptionError
+from diffkit.errors import Message, OptionError, Setting
 from diffkit.options import option_names
 from diffkit.runtime.run_layout import SPEC, is_saved
 
@@ -32,10 +32,8 @@ def check_encoder(codec: Named | None) -> None:
 
     part = None if codec is None else resolve("codec", codec)[0]
     if isinstance(part, AutoencoderCodec) and part.folder is None:
-        raise OptionError(
-            "--codec.folder is missing, and latents of random weights say nothing of the data; train an autoencoder "
-            "first, and name its folder"
-        )
+        reason = " is missing, and latents of random weights say nothing of the data; "
+        raise OptionError(Message(Setting("folder", part="codec"), reason, "train an autoencoder, and name its folder"))
 
 
 def measured_codec(codec: Named, data: Data, run: Path) -> Named:
