@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -75,7 +74,10 @@ def _solution(which: int, begin: float, end: float) -> Tensor:
     In rho = sigma / alpha the solution is the same on every path, so solvers share it.
     """
     oracle, y = MODELS[which], _start(begin)
-    slope: Callable[[Tensor, float], Tensor] = lambda y, at: y - oracle.x_start(y, 1.0, math.exp(at))  # noqa: E731
+
+    def slope(y: Tensor, at: float) -> Tensor:
+        return y - oracle.x_start(y, 1.0, math.exp(at))
+
     h = (end - begin) / REFERENCE_STEPS
     for i in range(REFERENCE_STEPS):
         at = begin + i * h

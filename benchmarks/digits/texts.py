@@ -87,12 +87,12 @@ _INTRODUCTION = """\
 # Digits by their names as texts
 
 The demo's network with a context in place of labels, after {updates:,} updates of {batch_size} examples, one run
-({cpu_seconds:.0f} CPU seconds, seed 0); {drawn} samples of {steps} steps, as many of each text. Read as asked: the
+({cpu_seconds:.0f} CPU seconds, seed 0); {drawn} samples of {steps} steps, as many of each text. Accuracy: the
 share that a classifier trained on real digits reads as the digit that the text names. Distance: Frechet's, between
 features of a second classifier, from the digits trained on. Made by `python -m benchmarks.digits.texts` (torch {torch},
 {processor}, one thread); `texts.json` has every figure.
 
-| guidance | read as asked | distance |
+| guidance | accuracy | distance |
 | --- | --- | --- |
 """
 

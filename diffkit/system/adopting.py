@@ -6,6 +6,7 @@ system = diffkit.adopt(network, predicts="eps", alphas_cumprod=table, data_shape
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -268,7 +269,7 @@ def _find_reader(obj: Any, reader: str | None, options: Iterable[str]) -> Adopte
     if reader is not None:
         raise OptionError(f"no reader {reader!r}{did_you_mean(reader, known)} (known: {listed})")
     for name in options:
-        if meant := did_you_mean(name, ("predicts", "alphas_cumprod", "betas", "sigmas", "alpha", "sigma", "times")):
+        if meant := did_you_mean(name, inspect.signature(adopt).parameters):
             raise OptionError(f"adopt has no option {name!r}{meant}")
     raise OptionError(
         f"no reader for {type(obj).__name__} of {wanted[0]!r} (known: {listed}); "

@@ -96,9 +96,10 @@ def check_autoencoder(parts: Composition, data_shape: tuple[int, ...]) -> None:
     try:
         with torch.no_grad():
             from_latents(parts, to_latents(parts, x), data_shape)
-    except (DiffkitError, NotImplementedError) as error:
-        if isinstance(error, DiffkitError):
-            raise
+    except DiffkitError:
+        raise
+    except NotImplementedError:  # an operation without a kernel on the meta device
+        return
     except Exception as error:  # a module of the caller's own may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "meta" not in reason:

@@ -10,6 +10,8 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from diffkit.protocols import Composition, Guidance
 from diffkit.system.signatures import names_condition
@@ -31,12 +33,11 @@ def pad_sequences(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     The longest is at least 1, so that there is something to attend to, or to mask.
     """
-    longest = max(1, *(len(value) for value in values))
-    found = values[0].new_zeros((len(values), longest, *values[0].shape[1:]))
-    mask = torch.zeros((len(values), longest), dtype=torch.bool)
-    for i, value in enumerate(values):
-        found[i, : len(value)], mask[i, : len(value)] = value, True
-    return found, mask
+    found = pad_sequence(list(values), batch_first=True)
+    if not found.shape[1]:
+        found = found.new_zeros(len(values), 1, *found.shape[2:])
+    lengths = torch.tensor([[len(value)] for value in values])
+    return found, torch.arange(found.shape[1]) < lengths
 
 
 def with_padded(model: Callable[..., Any], conditions: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -71,8 +72,9 @@ def with_prompts_alike(
         conditions = {**conditions, **_padded(name, prompt, longest)}
         for own, negative in zip(changed, negatives, strict=True):
             own |= {} if negative is None else _padded(name, negative, longest)
-    guided = tuple(map(_with_null, parts.guidance, nulls, changed))
-    return (attrs.evolve(parts, guidance=guided) if any(changed) else parts), conditions
+    if any(changed):
+        parts = attrs.evolve(parts, guidance=tuple(map(_with_null, parts.guidance, nulls, changed)))
+    return parts, conditions
 
 
 def _nulls(guidance: Guidance) -> Mapping[str, Any]:
@@ -82,9 +84,11 @@ def _nulls(guidance: Guidance) -> Mapping[str, Any]:
 
 
 def _with_null(guidance: Guidance, null: Mapping[str, Any], changed: Mapping[str, Tensor]) -> Guidance:
+    """The guidance with some null conditions in place of its own."""
+    if not changed:
+        return guidance
     found = copy(guidance)  # not attrs.evolve, which forgets its place in the list
-    if changed:
-        object.__setattr__(found, "null", {**null, **changed})
+    object.__setattr__(found, "null", {**null, **changed})
     return found
 
 
@@ -114,6 +118,6 @@ def _padded(name: str, found: Masked, length: int) -> dict[str, Tensor]:
     mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask != 0
     more = length - value.shape[1]
     return {
-        name: torch.nn.functional.pad(value, (0, 0, 0, more)),
-        _mask(name): torch.nn.functional.pad(mask, (0, more)),
+        name: pad(value, (0, 0, 0, more)),
+        _mask(name): pad(mask, (0, more)),
     }

@@ -60,7 +60,7 @@ OF_INVERSION = {"steps": "50, or all if there are fewer"}
 
 
 def sampling_spec(options: type, **defaults: str) -> CommandSpec:
-    """Return the specification of a command that samples as the system was composed, unless it is told otherwise.
+    """Return the specification of a command that samples as the system was composed by default.
 
     Args:
         options: Its class of options.

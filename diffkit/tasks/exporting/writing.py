@@ -113,7 +113,7 @@ def _kind(path: Path, compiled: bool, draw_noise: bool) -> str:
     if path.suffix not in (".pt2", ".onnx"):
         raise OptionError(f"an exported graph is a file that ends in .pt2 or .onnx, got {path.name!r}")
     if path.is_dir() or not path.parent.is_dir():
-        what = f"{path} is a folder; name a file" if path.is_dir() else f"{path.parent} is no folder; make it first"
+        what = f"{path} is a folder; name a file" if path.is_dir() else f"{path.parent} is not a folder; make it first"
         raise OptionError(what)
     if path.suffix == ".onnx":
         if compiled or draw_noise:

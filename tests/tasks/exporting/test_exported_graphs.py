@@ -300,7 +300,7 @@ def test_arguments_that_make_no_sense(tmp_path):
     folder = tmp_path / "folder.pt2"
     folder.mkdir()
     assert "ends in .pt2 or .onnx, got 'f.pt'" in refused(path=tmp_path / "f.pt")
-    assert "is no folder" in refused(path=tmp_path / "none" / "f.pt2")
+    assert "is not a folder" in refused(path=tmp_path / "none" / "f.pt2")
     assert "is a folder; name a file" in refused(path=folder)
     of_network = dict(path=tmp_path / "f.pt2", loop=False)
     assert refused(**of_network, steps=3) == "steps is of sampling, and the graph is the network alone; use loop=True"
